@@ -1,0 +1,221 @@
+"""The blocking driver: the same cores without a loop, pumped by the threads that call."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from zpatterns.core import Command, Core, Rng
+from zpatterns.driver import Driver
+from zpatterns.errors import ClosedError
+from zpatterns.sockets import Link, SocketSettings, default_rng
+from zpatterns.telemetry import Telemetry
+
+
+class Waiter:
+    """One thread's wait: done once :attr:`ready` says so. Made by a caller, woken by the driver."""
+
+    __slots__ = ("_lock", "lead", "ready")
+
+    def __init__(self, ready: Callable[[], bool]) -> None:
+        self.ready = ready
+        self.lead = False
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wake(self) -> None:
+        with contextlib.suppress(RuntimeError):  # awake already
+            self._lock.release()
+
+    def sleep(self, seconds: float) -> None:
+        """Until :meth:`wake`, or for `seconds`."""
+        self._lock.acquire(timeout=max(0.0, seconds))
+
+
+class BlockingDriver(Driver):
+    """Drives one core from whichever thread waits for it.
+
+    Sockets belong to one thread at a time, the leader: the first caller that waits. It polls for all; the others
+    leave their work in an inbox, ring the bell (a socket pair that is always in the poll set) and sleep until
+    their own wait is over or the leader, having finished, makes one of them the next. So a lone caller never
+    switches threads, and nothing runs while nobody calls.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        *,
+        settings: SocketSettings | None = None,
+        rng: Rng = default_rng,
+        telemetry: Telemetry,
+        on_command: Callable[[Command], None],
+    ) -> None:
+        self._own_context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        super().__init__(
+            core,
+            context=self._own_context,
+            settings=settings or SocketSettings(),
+            rng=rng,
+            telemetry=telemetry,
+            on_command=on_command,
+        )
+        self._lock = threading.Lock()
+        self._free = threading.Condition(self._lock)
+        self._leading = False
+        self._waiters: dict[Waiter, None] = {}
+        self._inbox: deque[Callable[[], object]] = deque()
+        self._bell_in, self._bell_out = socket.socketpair()
+        self._bell_in.setblocking(False)
+        self._bell_out.setblocking(False)
+        self._poller = zmq.Poller()
+        self._poller.register(self._bell_in, zmq.POLLIN)
+        self._due: dict[Link, None] = {}
+        self._by_socket: dict[Any, Link] = {}
+        self._wanting_out: set[Link] = set()
+        self._when: float | None = None
+        self.now = time.monotonic  # type: ignore[method-assign]
+
+    def submit(self, work: Callable[[], object]) -> None:
+        """Have `work`, which may use :meth:`call`, done by whoever leads; by this thread if nobody does."""
+        self.check_process()
+        with self._lock:
+            if self.closed:
+                raise ClosedError(f"{self.telemetry.source} is closed; make a new one")
+            self._inbox.append(work)
+            if self._leading:
+                self._ring()
+                return
+            self._leading = True
+        try:
+            self._work_off()
+        finally:
+            self._resign()
+
+    def wait(self, waiter: Waiter, deadline: float) -> bool:
+        """Sleep or lead until `waiter` is ready, or until `deadline` in monotonic seconds. Returns whether it is."""
+        with self._lock:
+            self._waiters[waiter] = None
+            if not self._leading:
+                self._leading = waiter.lead = True
+        try:
+            while not waiter.ready() and not self.closed:
+                now = self.now()
+                if now >= deadline:
+                    break
+                if waiter.lead:
+                    self._pump(deadline)
+                    self._wake_ready()
+                else:
+                    waiter.sleep(deadline - now)
+        finally:
+            with self._lock:
+                del self._waiters[waiter]
+            if waiter.lead:
+                self._resign()
+        return waiter.ready()
+
+    def close(self, linger: float = 0.0) -> None:
+        """Close every socket and the context. Threads that wait are woken; safe from any thread, and twice."""
+        self.check_process()
+
+        def shut() -> None:
+            if not self.closed:
+                Driver.close(self, linger)
+
+        with contextlib.suppress(ClosedError):
+            self.submit(shut)
+        with self._lock:
+            # Each thread that waits finds out in turn and hands the lead on. One that is stuck in a callback of
+            # its own is left with its sockets: they are not ours to take away.
+            free = self._free.wait_for(lambda: not self._leading and not self._waiters, timeout=5.0)
+        if free and not self._own_context.closed:
+            self._own_context.term()
+            self._bell_in.close()
+            self._bell_out.close()
+
+    def _pump(self, deadline: float) -> None:
+        """One turn of the leader: work, sockets, timer."""
+        self._work_off()
+        if self.closed:
+            return
+        wanting_out = {link for link in self._blocked if not link.routed}
+        for link in wanting_out - self._wanting_out:
+            # Only a poll for POLLOUT tells that the one peer is there, or takes messages, again.
+            self._poller.modify(link.poll_item(), zmq.POLLIN | zmq.POLLOUT)
+        for link in self._wanting_out - wanting_out:
+            if not link.closed:
+                self._poller.modify(link.poll_item(), zmq.POLLIN)
+        self._wanting_out = wanting_out
+        now = self.now()
+        until = deadline if self._when is None else min(deadline, self._when)
+        # Round up: to wake a little before a timer is to spin until it.
+        timeout = 0 if self._due else max(0, int((until - now) * 1000) + 1)
+        for ready, _ in self._poller.poll(timeout):
+            if ready == self._bell_in.fileno():
+                with contextlib.suppress(BlockingIOError):
+                    while self._bell_in.recv(4096):
+                        pass
+            else:
+                self._due[self._by_socket[ready]] = None
+        due, self._due = self._due, {}
+        for link in due:
+            self._drain(link)
+        if self._when is not None and self._when <= self.now():
+            self._timer()
+
+    def _work_off(self) -> None:
+        while True:
+            try:
+                work = self._inbox.popleft()
+            except IndexError:
+                return
+            work()
+
+    def _wake_ready(self) -> None:
+        with self._lock:
+            for waiter in self._waiters:
+                if not waiter.lead and waiter.ready():
+                    waiter.wake()
+
+    def _resign(self) -> None:
+        """Give up the lead: to a thread that waits, if there is one."""
+        while True:
+            with self._lock:
+                if not self._inbox or self.closed:
+                    self._leading = False
+                    for waiter in self._waiters:
+                        if not waiter.ready():
+                            self._leading = waiter.lead = True
+                            waiter.wake()
+                            break
+                    self._free.notify_all()
+                    return
+            self._work_off()
+
+    def _ring(self) -> None:
+        with contextlib.suppress(OSError):  # full: the bell rings already
+            self._bell_out.send(b"\0")
+
+    def _watch(self, link: Link) -> None:
+        item = link.poll_item()
+        self._by_socket[item] = link
+        self._poller.register(item, zmq.POLLIN)
+
+    def _unwatch(self, link: Link) -> None:
+        item = link.poll_item()
+        self._poller.unregister(item)
+        self._due.pop(link, None)
+        del self._by_socket[item]
+
+    def _schedule(self, link: Link) -> None:
+        self._due[link] = None
+
+    def _set_timer(self, when: float | None) -> None:
+        self._when = when

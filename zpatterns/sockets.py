@@ -1,0 +1,374 @@
+"""One ZeroMQ socket as the drivers use it: its settings, draining it, and sending without ever waiting."""
+
+from __future__ import annotations
+
+import errno
+import random
+import socket as _socket
+from collections import deque
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import zmq
+
+from zpatterns.core import Frames, PortId, Rng, SendFailure, SocketKind
+from zpatterns.errors import EndpointError
+
+# Plain ints: pyzmq's flag enums cost five microseconds a message in arithmetic alone.
+_NOBLOCK = int(zmq.NOBLOCK)
+_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+_POLLIN = int(zmq.POLLIN)
+
+_KINDS = {
+    SocketKind.ROUTER: zmq.ROUTER,
+    SocketKind.DEALER: zmq.DEALER,
+    SocketKind.REQ: zmq.REQ,
+    SocketKind.REP: zmq.REP,
+    SocketKind.PUB: zmq.PUB,
+    SocketKind.SUB: zmq.SUB,
+}
+
+_RETRY_FIRST = 0.005
+_RETRY_CAP = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class SocketSettings:
+    """What every socket of ours is given. Durations in seconds, sizes in bytes.
+
+    `send_hwm`, `receive_hwm`: messages libzmq holds for a peer. `message_max`: the largest frame taken from a
+    peer, whose connection is cut beyond it. `frames_max`: a message of more frames is dropped.
+    `outbox_max`, `outbox_bytes_max`: what is kept for one peer whose libzmq queue is full;
+    `outbox_total_bytes_max`: the same for all peers of a socket together.
+    `handshake_timeout`: a connection that has not finished ZMTP's handshake by then is closed.
+    `ping_interval`, `ping_timeout`: ZMTP heartbeats, which find half-open TCP connections.
+    `reconnect_first`, `reconnect_cap`: libzmq's own reconnects; each socket draws its first delay between half
+    and one and a half times `reconnect_first`, since libzmq doubles without jitter.
+    """
+
+    send_hwm: int = 1000
+    receive_hwm: int = 1000
+    message_max: int = 64 * 2**20
+    frames_max: int = 4096
+    outbox_max: int = 1000
+    outbox_bytes_max: int = 16 * 2**20
+    outbox_total_bytes_max: int = 256 * 2**20
+    backlog: int = 1024
+    handshake_timeout: float = 5.0
+    ping_interval: float = 5.0
+    ping_timeout: float = 15.0
+    reconnect_first: float = 0.1
+    reconnect_cap: float = 1.0
+
+
+def check_endpoint(endpoint: str, *, bind: bool = False) -> str:
+    """Return `endpoint` if ZeroMQ can make sense of it, else raise :class:`EndpointError`.
+
+    With `bind`, the port may be ``*`` or 0 and the host an interface or ``*``. Nothing is resolved or opened.
+    """
+
+    def refuse(why: str) -> EndpointError:
+        return EndpointError(
+            f"{endpoint!r} is not an endpoint: {why}; write it like 'tcp://127.0.0.1:5555'", endpoint=str(endpoint)
+        )
+
+    if not isinstance(endpoint, str):
+        raise refuse("it is not a string")
+    scheme, separator, rest = endpoint.partition("://")
+    if not separator or not rest:
+        raise refuse("it has no 'transport://address'")
+    if scheme in ("ipc", "inproc"):
+        if "\0" in rest:
+            raise refuse("its address holds a NUL")
+        return endpoint
+    if scheme != "tcp":
+        raise refuse(f"the transport {scheme!r} is not tcp, ipc or inproc")
+    host, separator, port = rest.rpartition(":")
+    if not separator or not host:
+        raise refuse("it has no 'host:port'")
+    if any(character.isspace() for character in rest):
+        raise refuse("it holds white space")
+    if port == "*" or port == "0":
+        if not bind:
+            raise refuse(f"the port {port!r} is only good for binding")
+    elif not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise refuse(f"the port {port!r} is not a number from 1 to 65535")
+    if host == "*" and not bind:
+        raise refuse("the host '*' is only good for binding")
+    if host.count(":") and not (host.startswith("[") and host.endswith("]")):
+        raise refuse("an IPv6 address belongs in square brackets")
+    return endpoint
+
+
+def resolve_endpoint(endpoint: str) -> None:
+    """Raise :class:`EndpointError` if the host of a tcp `endpoint` has no address.
+
+    libzmq itself would look it up in the background, over and over, without a word.
+    """
+    if not endpoint.startswith("tcp://"):
+        return
+    host = urlsplit(endpoint).hostname
+    if host is None or host == "*":
+        return
+    try:
+        _socket.getaddrinfo(host, None)
+    except OSError as error:
+        raise EndpointError(
+            f"the host {host!r} of {endpoint!r} cannot be resolved ({error.strerror or error}); "
+            "check its spelling and your DNS",
+            endpoint=endpoint,
+        ) from error
+
+
+class _Outbox:
+    """What waits for one peer whose queue in libzmq is full."""
+
+    __slots__ = ("bytes", "delay", "messages", "retry_at")
+
+    def __init__(self, now: float) -> None:
+        self.messages: deque[Frames] = deque()
+        self.bytes = 0
+        self.delay = _RETRY_FIRST
+        self.retry_at = now + _RETRY_FIRST
+
+
+class Link:
+    """One socket: drained in batches, sent to without ever blocking, full peers kept waiting on their own.
+
+    A failed send is appended to the caller's list of `(port, frames, reason)`.
+    """
+
+    __slots__ = (
+        "_boxed_bytes",
+        "_boxes",
+        "_poll",
+        "_recv",
+        "_send",
+        "_settings",
+        "_socket",
+        "closed",
+        "oversize",
+        "paused",
+        "port",
+        "retry_at",
+        "routed",
+        "scheduled",
+    )
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        kind: SocketKind,
+        port: PortId,
+        settings: SocketSettings,
+        rng: Rng,
+    ) -> None:
+        socket = context.socket(_KINDS[kind])
+        self._socket = socket
+        self._settings = settings
+        self._recv = socket.recv
+        self._send = socket.send
+        self._poll = [(socket, _POLLIN)]
+        self.routed = kind is SocketKind.ROUTER
+        self._boxes: dict[bytes, _Outbox] = {}
+        self._boxed_bytes = 0
+        self.port = port
+        self.closed = False
+        self.oversize = 0
+        self.paused = False
+        self.retry_at: float | None = None
+        self.scheduled = False
+        _apply(socket, kind, settings, rng)
+
+    def bind(self, endpoint: str) -> str:
+        """Bind and return the endpoint that others can connect to, with the real port."""
+        check_endpoint(endpoint, bind=True)
+        try:
+            self._socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            raise EndpointError(
+                f"cannot bind {endpoint!r}: {error.strerror}; is another program using it, or is the "
+                "interface not on this machine?",
+                endpoint=endpoint,
+            ) from error
+        real = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        return real.replace("tcp://0.0.0.0:", "tcp://127.0.0.1:").replace("tcp://[::]:", "tcp://[::1]:")
+
+    def connect(self, endpoint: str) -> None:
+        """Begin to connect; libzmq goes on trying until the socket is closed."""
+        check_endpoint(endpoint)
+        try:
+            self._socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            raise EndpointError(f"cannot connect to {endpoint!r}: {error.strerror}", endpoint=endpoint) from error
+
+    def subscribe(self, prefix: bytes) -> None:
+        self._socket.setsockopt(zmq.SUBSCRIBE, prefix)
+
+    def fileno(self) -> int:
+        return int(self._socket.getsockopt(zmq.FD))
+
+    def poll_item(self) -> zmq.Socket[bytes]:
+        """The socket, for a ``zmq.Poller``."""
+        return self._socket
+
+    def readable(self) -> bool:
+        """Whether a message waits. The file descriptor is edge-triggered: ask after every drain and send."""
+        return bool(zmq.zmq_poll(self._poll, 0))  # type: ignore[attr-defined, no-untyped-call, unused-ignore]
+
+    def receive(self, budget: int) -> list[Frames]:
+        """Up to `budget` messages that have arrived; fewer once there are no more."""
+        recv = self._recv
+        batch: list[Frames] = []
+        limit = self._settings.frames_max
+        routed = self.routed
+        try:
+            while len(batch) < budget:
+                if routed:
+                    # A routing id always has more behind it, and a plain copy is four times as fast.
+                    frames = [recv(_NOBLOCK)]
+                    frame = recv(_NOBLOCK, False)
+                else:
+                    frames = []
+                    frame = recv(_NOBLOCK, False)
+                frames.append(frame.bytes)
+                while frame.more:
+                    frame = recv(_NOBLOCK, False)
+                    frames.append(frame.bytes)
+                    if len(frames) > limit:
+                        del frames[:]
+                        while frame.more:
+                            frame = recv(_NOBLOCK, False)
+                if frames:
+                    batch.append(frames)
+                else:
+                    self.oversize += 1
+        except zmq.Again:
+            pass
+        return batch
+
+    def send(self, messages: list[Frames], now: float, failures: list[tuple[PortId, Frames, SendFailure]]) -> None:
+        """Hand each message to libzmq, or to its peer's outbox, or report it as failed."""
+        send = self._send
+        boxes = self._boxes
+        routed = self.routed
+        for frames in messages:
+            if boxes and (frames[0] if routed else b"") in boxes:
+                self._box(frames, now, failures)
+                continue
+            try:
+                # The first frame chooses the peer: with a ROUTER only it can fail.
+                if len(frames) == 1:
+                    send(frames[0], _NOBLOCK)
+                    continue
+                send(frames[0], _MORE)
+            except zmq.Again:
+                self._box(frames, now, failures)
+                continue
+            except zmq.ZMQError as error:
+                failures.append((self.port, frames, _reason(error)))
+                continue
+            try:
+                for frame in frames[1:-1]:
+                    send(frame, _MORE)
+            except zmq.ZMQError:
+                # The connection broke in mid-message. libzmq rolled it back and now swallows frames up to the
+                # last: end it with an empty one, or the next message would be swallowed in its stead.
+                send(b"", _NOBLOCK)
+                failures.append((self.port, frames, SendFailure.UNREACHABLE))
+                continue
+            try:
+                send(frames[-1], _NOBLOCK)
+            except zmq.ZMQError:
+                failures.append((self.port, frames, SendFailure.UNREACHABLE))
+
+    def flush(self, now: float, failures: list[tuple[PortId, Frames, SendFailure]], force: bool = False) -> None:
+        """Try the outboxes whose time has come again, or all of them with `force`."""
+        self.retry_at = None
+        for peer, box in list(self._boxes.items()):
+            if box.retry_at > now and not force:
+                self._retry(box)
+                continue
+            del self._boxes[peer]
+            self._boxed_bytes -= box.bytes
+            self.send(list(box.messages), now, failures)
+            again = self._boxes.get(peer)
+            if again is not None:
+                stuck = len(again.messages) == len(box.messages)
+                again.delay = min(box.delay * 2, _RETRY_CAP) if stuck else _RETRY_FIRST
+                again.retry_at = now + again.delay
+
+    @property
+    def waiting(self) -> int:
+        """Messages in the outboxes."""
+        return sum(len(box.messages) for box in self._boxes.values())
+
+    @property
+    def blocked(self) -> bool:
+        """Whether any outbox holds anything."""
+        return bool(self._boxes)
+
+    def close(self, linger: float) -> None:
+        """Close the socket; libzmq goes on sending what it took for `linger` seconds."""
+        if not self.closed:
+            self.closed = True
+            self._boxes.clear()
+            self._socket.close(linger=max(0, round(linger * 1000)))
+
+    def _box(self, frames: Frames, now: float, failures: list[tuple[PortId, Frames, SendFailure]]) -> None:
+        settings = self._settings
+        peer = frames[0] if self.routed else b""
+        size = sum(map(len, frames))
+        box = self._boxes.get(peer)
+        if box is None:
+            box = self._boxes[peer] = _Outbox(now)
+            self._retry(box)
+        if (
+            len(box.messages) >= settings.outbox_max
+            or box.bytes + size > settings.outbox_bytes_max
+            or self._boxed_bytes + size > settings.outbox_total_bytes_max
+        ):
+            if not box.messages:
+                del self._boxes[peer]
+            failures.append((self.port, frames, SendFailure.OVERFLOW))
+            return
+        box.messages.append(frames)
+        box.bytes += size
+        self._boxed_bytes += size
+
+    def _retry(self, box: _Outbox) -> None:
+        # The only peer of another socket makes itself heard through the descriptor.
+        if self.routed and (self.retry_at is None or box.retry_at < self.retry_at):
+            self.retry_at = box.retry_at
+
+
+def _reason(error: zmq.ZMQError) -> SendFailure:
+    if error.errno in (errno.EHOSTUNREACH, zmq.ENOTSOCK, zmq.ETERM, errno.EINVAL):
+        return SendFailure.UNREACHABLE
+    raise error
+
+
+def _apply(socket: zmq.Socket[bytes], kind: SocketKind, settings: SocketSettings, rng: Rng) -> None:
+    def milliseconds(seconds: float) -> int:
+        return max(1, round(seconds * 1000))
+
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, settings.send_hwm)
+    socket.setsockopt(zmq.RCVHWM, settings.receive_hwm)
+    socket.setsockopt(zmq.MAXMSGSIZE, settings.message_max)
+    socket.setsockopt(zmq.BACKLOG, settings.backlog)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, milliseconds(settings.handshake_timeout))
+    socket.setsockopt(zmq.HEARTBEAT_IVL, milliseconds(settings.ping_interval))
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, milliseconds(settings.ping_timeout))
+    first = settings.reconnect_first * (0.5 + rng.random())
+    socket.setsockopt(zmq.RECONNECT_IVL, milliseconds(first))
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, milliseconds(max(first, settings.reconnect_cap)))
+    if kind is SocketKind.ROUTER:
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    elif kind in (SocketKind.DEALER, SocketKind.REQ):
+        # Nothing is queued for a connection that is not there, and what a dead one held is dropped with it.
+        socket.setsockopt(zmq.IMMEDIATE, 1)
+
+
+default_rng: Rng = random.SystemRandom()
+"""Where drivers and front ends draw jitter and ids from unless they are given a source of their own."""
