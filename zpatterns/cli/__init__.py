@@ -1,0 +1,20 @@
+"""The ``zpatterns`` command. One module a pattern; each is loaded when it is used, so that help comes at once."""
+
+from __future__ import annotations
+
+from zpatterns.cli.base import LazyGroup, version_option
+
+__all__ = ["main"]
+
+main = LazyGroup(
+    name="zpatterns",
+    help="Reliable request-reply over ZeroMQ: brokers, workers and clients that survive a kill.",
+    lazy={
+        "demo": ("zpatterns.cli.demo:demo", "See a worker killed in mid-request, and nothing lost."),
+        "mdp": ("zpatterns.cli.mdp:mdp", "Majordomo: services through a broker (RFCs 7, 8 and 18)."),
+    },
+    params=[version_option()],
+    context_settings={"auto_envvar_prefix": "ZPATTERNS"},
+    epilog="'zpatterns COMMAND --help' tells more. Exit codes: 0 fine; 1 the handler failed; 2 usage; "
+    "3 no such service; 4 no answer in time; 5 a bad address.",
+)
