@@ -200,6 +200,13 @@ log_format_option = click.option(
 )
 
 
+def log_errors_only() -> None:
+    """For commands that print results: what a retry mends is no news there."""
+    import logging
+
+    logging.getLogger("zpatterns").setLevel(logging.ERROR)
+
+
 def check_endpoints(endpoints: Sequence[str]) -> list[str]:
     """The endpoints to connect to, once each; raises EndpointError where one cannot be parsed or resolved."""
     from zpatterns.sockets import check_endpoint, resolve_endpoint

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zpatterns.cli.base import COUNT, EXIT_FAILED, Command, json_option
+from zpatterns.cli.base import COUNT, EXIT_FAILED, Command, json_option, log_errors_only
 
 if TYPE_CHECKING:
     from zpatterns.cli.demonstration import DemoResult
@@ -34,6 +34,7 @@ def demo(requests: int, workers: int, as_json: bool) -> None:
     """
     from zpatterns.cli.demonstration import CLIENTS, demonstrate
 
+    log_errors_only()
     say: Callable[[str], None] = (lambda _line: None) if as_json else click.echo
     say(f"A Majordomo broker, {workers} worker processes, {CLIENTS} clients, and one SIGKILL.\n")
     result = demonstrate(requests, workers, say)

@@ -25,6 +25,7 @@ from zpatterns.cli.base import (
     heartbeat_interval_option,
     json_option,
     liveness_option,
+    log_errors_only,
     log_format_option,
     protocol_option,
     retries_option,
@@ -159,6 +160,7 @@ def request(
     """
     from zpatterns.mdp import Client
 
+    log_errors_only()
     endpoints = check_endpoints(connect)
     frames = [os.fsencode(part) for part in body] or [_standard_input()]
     if retries is None:
@@ -190,6 +192,7 @@ def services(connect: Sequence[str], timeout: float, retries: int, as_json: bool
     """List the services that a broker of ours knows, with their workers and waiting requests."""
     from zpatterns.mdp import Client
 
+    log_errors_only()
     endpoints = check_endpoints(connect)
     with arguments_checked():
         client = Client(endpoints, timeout=timeout, retries=retries)
@@ -245,6 +248,7 @@ def bench(
     """
     from zpatterns.cli.bench import measure, print_result
 
+    log_errors_only()
     result = measure(
         check_endpoints(connect),
         clients=clients,

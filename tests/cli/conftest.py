@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.cli import processes
+
+
+@pytest.fixture(scope="module")
+def endpoint():
+    """A broker that all the tests of a module share."""
+    server, endpoint = processes.broker("--heartbeat-interval", "0.5")
+    with server:
+        yield endpoint
+
+
+@pytest.fixture(scope="module")
+def echo(endpoint):
+    """The service ``echo`` at that broker."""
+    with processes.Server(
+        "mdp", "worker", "echo", "--echo", "--connect", endpoint, "--heartbeat-interval", "0.5"
+    ) as server:
+        result = processes.zpatterns("mdp", "request", "echo", "there?", "--wait", "--connect", endpoint)
+        assert result.returncode == 0, result.stderr
+        yield server
+
+
+@pytest.fixture
+def free_port():
+    """A port of this machine on which nobody listens."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

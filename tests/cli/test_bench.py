@@ -1,0 +1,67 @@
+"""``zpatterns mdp bench``."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from tests.cli.processes import Server, is_alive, until, zpatterns
+from zpatterns.cli.bench import percentile
+
+
+@pytest.mark.parametrize(("share", "value"), [(0.5, 50), (0.9, 90), (0.99, 99), (1.0, 100), (0.0, 1)])
+def test_percentiles_are_nearest_ranks(share, value):
+    assert percentile(range(1, 101), share) == value
+
+
+def test_percentiles_of_little():
+    assert percentile([7], 0.5) == 7
+    assert math.isnan(percentile([], 0.5))
+
+
+def test_bench_brings_its_own_worker_and_counts_every_request(endpoint):
+    result = zpatterns(
+        "mdp", "bench", "--connect", endpoint, "--count", "500", "--clients", "2", "--in-flight", "8", "--json"
+    )
+    assert result.returncode == 0, result.stderr.decode()
+    figures = json.loads(result.stdout)
+    assert (figures["count"], figures["failed"], figures["size"]) == (500, 0, 64)
+    assert figures["requests_per_second"] == pytest.approx(500 / figures["elapsed"])
+    assert 0 < figures["latency_p50"] <= figures["latency_p90"] <= figures["latency_p99"] <= figures["latency_max"]
+    assert result.stderr == b""  # no progress bar but on a terminal
+
+
+def test_bench_measures_a_service_that_is_there(endpoint, echo):
+    result = zpatterns("mdp", "bench", "--connect", endpoint, "--count", "50", "--service", "echo")
+    assert result.returncode == 0, result.stderr.decode()
+    assert b"50 of 64 bytes, 0 failed" in result.stdout
+    assert b"requests/s" in result.stdout
+    assert b"p99" in result.stdout
+
+
+def test_a_service_that_is_not_there_is_exit_code_3(endpoint):
+    result = zpatterns("mdp", "bench", "--connect", endpoint, "--service", "nobody")
+    assert result.returncode == 3
+
+
+def test_no_broker_is_exit_code_4(free_port):
+    result = zpatterns("mdp", "bench", "--connect", f"tcp://127.0.0.1:{free_port}", "--timeout", "0.5")
+    assert result.returncode == 4
+    assert result.stdout == b""
+
+
+def test_killed_or_not_bench_leaves_no_worker_behind(endpoint):
+    with Server("mdp", "bench", "--connect", endpoint, "--count", "10000000", json_log=False) as bench:
+        pid = until(lambda: children_of(bench.process.pid), "the worker of bench")[0]
+        bench.process.kill()
+        until(lambda: not is_alive(pid), "the worker of a killed bench ends")
+
+
+def children_of(pid):
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            return [int(child) for child in file.read().split()]
+    except OSError:
+        return []

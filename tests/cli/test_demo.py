@@ -1,0 +1,59 @@
+"""``zpatterns demo``: what the README's first command does."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+
+import pytest
+
+from tests.cli.processes import Server, is_alive, until, zpatterns
+from tests.cli.test_bench import children_of
+
+
+def test_the_demo_loses_nothing_and_says_whom_it_killed():
+    result = zpatterns("demo", timeout=40)
+    text = result.stdout.decode()
+    assert result.returncode == 0, text + result.stderr.decode()
+    assert re.search(r"^ +sent +1000$", text, re.M)
+    assert re.search(r"^ +answered +1000$", text, re.M)
+    assert re.search(r"^ +lost +0$", text, re.M)
+    workers = re.search(r"^ +workers +([\d ]+)$", text, re.M)
+    killed = re.search(r"^ +killed +worker (\d+), by SIGKILL, while it held request 500$", text, re.M)
+    recovery = re.search(r"^ +recovery +(\d+\.\d+) s.* worker (\d+) ", text, re.M)
+    assert workers
+    assert killed
+    assert recovery
+    assert killed[1] in workers[1].split()
+    assert recovery[2] in workers[1].split()
+    assert recovery[2] != killed[1]
+    assert float(recovery[1]) < 5
+    assert result.stderr == b""
+
+
+def test_the_demo_in_json():
+    result = zpatterns("demo", "--requests", "1", "--workers", "2", "--json", timeout=40)
+    assert result.returncode == 0, result.stderr.decode()
+    figures = json.loads(result.stdout)
+    assert (figures["sent"], figures["answered"], figures["lost"]) == (1, 1, 0)
+    assert len(figures["workers"]) == 2
+    assert {figures["killed"], figures["answered_by"]} == set(figures["workers"])
+    assert figures["killed_while_holding"] == 0
+    assert figures["recovery"] > 0
+    assert not any(map(is_alive, figures["workers"]))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_however_it_ends_no_worker_is_left_behind(number):
+    with Server("demo", "--requests", "10000000", json_log=False) as demo:
+        workers = until(lambda: len(found := children_of(demo.process.pid)) == 3 and found, "three workers")
+        code = demo.stop(number)
+        until(lambda: not any(map(is_alive, workers)), "the workers have ended")
+    assert code == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
+    assert not any("Traceback" in line for line in demo.lines)
+
+
+def test_one_worker_cannot_be_replaced():
+    result = zpatterns("demo", "--workers", "1")
+    assert result.returncode == 2
