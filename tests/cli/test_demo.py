@@ -16,12 +16,12 @@ def test_the_demo_loses_nothing_and_says_whom_it_killed():
     result = zpatterns("demo", timeout=40)
     text = result.stdout.decode()
     assert result.returncode == 0, text + result.stderr.decode()
-    assert re.search(r"^ +sent +1000$", text, re.M)
-    assert re.search(r"^ +answered +1000$", text, re.M)
-    assert re.search(r"^ +lost +0$", text, re.M)
-    workers = re.search(r"^ +workers +([\d ]+)$", text, re.M)
-    killed = re.search(r"^ +killed +worker (\d+), by SIGKILL, while it held request 500$", text, re.M)
-    recovery = re.search(r"^ +recovery +(\d+\.\d+) s.* worker (\d+) ", text, re.M)
+    assert re.search(r"^ +sent +1000$", text, re.MULTILINE)
+    assert re.search(r"^ +answered +1000$", text, re.MULTILINE)
+    assert re.search(r"^ +lost +0$", text, re.MULTILINE)
+    workers = re.search(r"^ +workers +([\d ]+)$", text, re.MULTILINE)
+    killed = re.search(r"^ +killed +worker (\d+), by SIGKILL, while it held request 500$", text, re.MULTILINE)
+    recovery = re.search(r"^ +recovery +(\d+\.\d+) s.* worker (\d+) ", text, re.MULTILINE)
     assert workers
     assert killed
     assert recovery

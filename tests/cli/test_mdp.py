@@ -164,6 +164,8 @@ def test_nobody_listening_is_exit_code_4_at_the_timeout(free_port):
         "tcp://127.0.0.1:99999",
         "carrier-pigeon://x",
         "tcp://no-such-host.invalid:5",
+        "tcp://a..b:5",
+        "tcp://[zz]:5",
     ],
 )
 @pytest.mark.parametrize("command", [["request", "echo", "x"], ["services"], ["worker", "echo", "--echo"], ["bench"]])
@@ -272,14 +274,16 @@ def test_a_broker_ends_with_exit_code_0_when_told_to(number):
 
 
 def test_a_worker_finishes_what_it_has_in_hand_when_told_to_stop(endpoint, directory):
-    with worker(endpoint, "slow", "--handler", "handlers:slow", cwd=directory) as server:
-        with Server("mdp", "request", "slow", "x", "--wait", "--connect", endpoint, json_log=False) as asking:
-            assert server.process.stdout is not None
-            assert server.process.stdout.readline() == b"begun\n"
-            assert server.stop(signal.SIGTERM) == 0
-            assert asking.process.wait(10) == 0
-            assert asking.process.stdout is not None
-            assert asking.process.stdout.read() == b"finished\n"
+    with (
+        worker(endpoint, "slow", "--handler", "handlers:slow", cwd=directory) as server,
+        Server("mdp", "request", "slow", "x", "--wait", "--connect", endpoint, json_log=False) as asking,
+    ):
+        assert server.process.stdout is not None
+        assert server.process.stdout.readline() == b"begun\n"
+        assert server.stop(signal.SIGTERM) == 0
+        assert asking.process.wait(10) == 0
+        assert asking.process.stdout is not None
+        assert asking.process.stdout.read() == b"finished\n"
 
 
 def test_a_broker_binds_every_endpoint_it_is_given():

@@ -34,6 +34,7 @@ from zpatterns.cli.base import (
     version_option,
 )
 from zpatterns.cli.output import frame_to_json, print_table
+from zpatterns.cli.serving import serve
 from zpatterns.errors import ServiceNotFound
 
 
@@ -90,8 +91,8 @@ def broker(bind: Sequence[str], queue_max: int | None, log_format: Any, **option
         options["queue_max"] = queue_max
     configure_logging(log_format)
     with arguments_checked():
-        service = Broker(*dict.fromkeys(bind), **options)
-    service.run()
+        service = Broker(*bind, **options)
+    serve(service)
 
 
 broker.params.append(version_option())
@@ -130,7 +131,7 @@ def worker(
             serving = target(endpoints, service=service, **options)
         else:
             serving = Worker(endpoints, service=service, handler=target, **options)
-    serving.run()
+    serve(serving)
 
 
 @mdp.command(cls=Command)
