@@ -161,3 +161,17 @@ class Core(Protocol):
 
     def check_invariants(self) -> None:
         """Assert what must always be true. For tests; slow."""
+
+
+class ServiceCore(Core, Protocol):
+    """The core of a server or worker, which can be brought to an orderly end."""
+
+    def drain(self, now: float) -> None:
+        """Begin nothing more; finish what was begun."""
+
+    @property
+    def drained(self) -> bool:
+        """Whether nothing that was begun is left."""
+
+    def shut_down(self, now: float) -> None:
+        """Say goodbye to the peers. Nothing follows but closing the sockets."""

@@ -50,6 +50,7 @@ class Driver:
         self.core = core
         self.links: dict[PortId, Link] = {}
         self.closed = False
+        self.after_turn: Callable[[], None] | None = None
         self.telemetry = telemetry
         self._context = context
         self._settings = settings
@@ -206,6 +207,8 @@ class Driver:
             self._set_timer(self._next_timer())
         for event in core.events():
             self.telemetry.emit(event)
+        if self.after_turn is not None:
+            self.after_turn()
 
     def _flush(self, now: float, ready: Link | None = None) -> None:
         """Try the outboxes of full peers again: those whose time has come, and all of the `ready` link."""

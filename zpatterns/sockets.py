@@ -167,7 +167,7 @@ class Link:
         self._socket = socket
         self._settings = settings
         self._recv = socket.recv
-        self._send = socket.send
+        self._send = zmq.backend.Socket.send.__get__(socket)
         self._poll = [(socket, _POLLIN)]
         self.routed = kind is SocketKind.ROUTER
         self._boxes: dict[bytes, _Outbox] = {}

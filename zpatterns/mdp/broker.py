@@ -1,0 +1,95 @@
+"""The Majordomo broker: see :class:`Broker`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from zpatterns.core import Event, SocketKind
+from zpatterns.errors import EndpointError
+from zpatterns.mdp.broker_core import PORT, BrokerCore
+from zpatterns.mdp.broker_state import BrokerOptions, BrokerStatistics, OnWorkerLoss
+from zpatterns.reactor import Reactor, ReactorDriver
+from zpatterns.service import Service
+from zpatterns.sockets import SocketSettings, check_endpoint
+from zpatterns.timing import Liveness
+
+_DEFAULTS = BrokerOptions()
+
+
+class Broker(Service):
+    """Routes requests to workers by service name: 7/MDP and 18/MDP on one socket, 8/MMI built in.
+
+    `endpoints`: one or more to bind; ``tcp://127.0.0.1:*`` takes a free port.
+    `heartbeat_interval` (seconds) x `liveness`: the silence after which a worker, idle or busy, is lost and its
+    request goes to another one. Give workers like values.
+    `queue_max`: requests that may wait for one service; the newest beyond it is refused. `queue_bytes_max`: bytes
+    of all waiting requests together. `services_max`: names with a worker or a waiting request.
+    `request_ttl`: seconds after which a waiting request is dropped.
+    `deliveries_max`: workers that one request may be given to before its client gets an error;
+    `on_worker_loss="fail"` gives it to one only.
+    `held_bytes_max`: bytes of PARTIALs kept for a 0.1 client of a 0.2 worker.
+    Errors: ValueError for values that make no sense, EndpointError for an address that is none.
+    """
+
+    source = "mdp.broker"
+
+    def __init__(
+        self,
+        *endpoints: str,
+        heartbeat_interval: float = 2.5,
+        liveness: int = 3,
+        queue_max: int = _DEFAULTS.queue_max,
+        queue_bytes_max: int = _DEFAULTS.queue_bytes_max,
+        services_max: int = _DEFAULTS.services_max,
+        request_ttl: float = _DEFAULTS.request_ttl,
+        deliveries_max: int = _DEFAULTS.deliveries_max,
+        held_bytes_max: int = _DEFAULTS.held_bytes_max,
+        on_worker_loss: Literal["retry", "fail"] = "retry",
+        settings: SocketSettings | None = None,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
+        if not endpoints:
+            raise EndpointError("Broker needs at least one endpoint to bind, such as 'tcp://127.0.0.1:5555'")
+        super().__init__(on_event=on_event)
+        self._core = BrokerCore(
+            BrokerOptions(
+                liveness=Liveness(heartbeat_interval, liveness),
+                queue_max=queue_max,
+                queue_bytes_max=queue_bytes_max,
+                services_max=services_max,
+                request_ttl=request_ttl,
+                deliveries_max=deliveries_max,
+                held_bytes_max=held_bytes_max,
+                on_worker_loss=OnWorkerLoss(on_worker_loss),
+            )
+        )
+        self._settings = settings
+        self._wanted = tuple(check_endpoint(endpoint, bind=True) for endpoint in endpoints)
+        self.endpoints: tuple[str, ...] = ()
+        """What it is bound to, once started, with real ports."""
+
+    @property
+    def endpoint(self) -> str:
+        """The first endpoint; the real one, once bound."""
+        return (self.endpoints or self._wanted)[0]
+
+    def statistics(self) -> BrokerStatistics:
+        """Counters since the start and what is held now."""
+        return self._core.statistics()
+
+    def _attach(self, reactor: Reactor) -> None:
+        driver = ReactorDriver(
+            reactor,
+            self._core,
+            settings=self._settings,
+            telemetry=self._telemetry,
+            on_command=_no_command,
+            stall_threshold=self._core.options.liveness.interval,
+        )
+        self._drivers.append(driver)
+        self.endpoints = tuple(driver.bind(PORT, SocketKind.ROUTER, endpoint) for endpoint in self._wanted)
+
+
+def _no_command(command: object) -> None:
+    raise AssertionError(f"a broker core asks for nothing, yet asked for {command!r}")

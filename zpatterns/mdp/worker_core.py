@@ -1,0 +1,397 @@
+"""One Majordomo worker as a state machine: 7/MDP or 18/MDP, one request at a time. Pure."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from zpatterns.core import Cancel, Close, Command, Event, Frames, MessagesDropped, Open, PortId, Rng, Run
+from zpatterns.core import SendFailure, SocketKind
+from zpatterns.mdp import wire
+from zpatterns.mdp.events import BrokerLost, HandlerFailed, HandlerTimedOut, Registered
+from zpatterns.timing import Backoff, Liveness
+
+PORT = "broker"
+
+GOODBYE = 1.0
+"""Seconds that a last message may linger in a socket that is closed."""
+
+
+class WorkerState(enum.Enum):
+    """What a worker is doing."""
+
+    AWAY = "away"
+    """No connection; waits for the back-off, or for a handler that still runs for a connection that is gone."""
+    IDLE = "idle"
+    """READY was said."""
+    BUSY = "busy"
+    """A request is in the handler's hands."""
+    STOPPED = "stopped"
+    """It left for good."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatistics:
+    """Counters since the start. `dropped` counts messages by reason; `discarded` are results nobody could get."""
+
+    requests: int
+    replies: int
+    partials: int
+    errors: int
+    timeouts: int
+    discarded: int
+    registrations: int
+    heartbeats: int
+    state: str
+    dropped: dict[str, int]
+
+
+class WorkerCore:
+    """Registers `service` with one broker of `endpoints` and hands its requests to a handler, one at a time.
+
+    The front end answers each :class:`Run` with :meth:`handler_partial` any number of times, then with
+    :meth:`handler_done` or :meth:`handler_failed` exactly once, however late.
+    """
+
+    PORTS = (PORT,)
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        service: bytes,
+        *,
+        version: str,
+        liveness: Liveness,
+        rng: Rng,
+        handler_timeout: float | None = None,
+        held_bytes_max: int = 16 * 2**20,
+    ) -> None:
+        self._endpoints = tuple(endpoints)
+        self._service = service
+        self._dialect = wire.WORKER_DIALECTS[version]
+        self._interval = liveness.interval
+        self._lease = liveness.lease
+        self._backoff = Backoff(liveness.interval, liveness.lease, rng)
+        self._handler_timeout = handler_timeout
+        self._held_bytes_max = held_bytes_max
+
+        self._state = WorkerState.AWAY
+        self._next_endpoint = 0
+        self._endpoint = self._endpoints[0]
+        self._out: list[Frames] = []
+        self._commands: list[Command] = []
+        self._events: list[Event] = []
+
+        self._connect_at: float | None = None
+        self._connected_at = 0.0
+        self._heard_at = 0.0
+        self._sent_at = 0.0
+        self._last_now = float("inf")
+        self._draining = False
+
+        self._run = 0  # the number of the latest run
+        self._running = False  # its handler has not returned
+        self._client: bytes | None = None  # who gets its reply; None once nobody can
+        self._held: Frames | None = None
+        self._held_bytes = 0
+        self._give_up_at: float | None = None
+
+        self._requests = self._replies = self._partials = self._errors = self._timeouts = 0
+        self._discarded = self._registrations = self._heartbeats = 0
+        self._dropped: dict[str, int] = {}
+        self._dropped_now: dict[str, int] = {}
+
+    def start(self, now: float) -> None:
+        """Connect to the first endpoint and say READY."""
+        self._last_now = now
+        self._connect(now)
+
+    @property
+    def state(self) -> WorkerState:
+        return self._state
+
+    # Messages in.
+
+    def receive_many(self, batch: Iterable[Frames], now: float, port: PortId = PORT) -> None:
+        if self._notice_stall(now):
+            for _ in batch:
+                self._drop("stale")
+            return
+        dialect = self._dialect
+        for frames in batch:
+            if self._state not in (WorkerState.IDLE, WorkerState.BUSY):
+                self._drop("not-registered")  # what crossed our goodbye
+                continue
+            parsed = dialect.parse(frames)
+            if parsed is None:
+                self._drop("invalid")
+                continue
+            command, rest = parsed
+            if command == dialect.request and len(rest) > 2 and not rest[1]:
+                self._heard_at = now
+                if self._state is WorkerState.BUSY:
+                    # 7/MDP: "Workers will handle at most one request a time".
+                    self._drop("second-request")
+                else:
+                    self._begin(rest[0], rest[2:], now)
+            elif command == dialect.heartbeat and not rest:
+                self._heard_at = now
+            elif command == dialect.disconnect and not rest:
+                self._lose("disconnected by the broker", now)
+            else:
+                self._drop("invalid")
+
+    def _begin(self, client: bytes, body: Frames, now: float) -> None:
+        self._state = WorkerState.BUSY
+        self._run += 1
+        self._running = True
+        self._client = client
+        self._held = None
+        self._held_bytes = 0
+        self._requests += 1
+        if self._handler_timeout is not None:
+            self._give_up_at = now + self._handler_timeout
+        self._commands.append(Run(self._run, client, body))
+
+    # What the handler does.
+
+    def handler_partial(self, run: int, frames: Frames, now: float) -> None:
+        """The handler of `run` has yielded one part."""
+        client = self._client
+        if run != self._run or client is None or self._state is not WorkerState.BUSY:
+            return
+        if self._dialect.partial is not None:
+            self._partials += 1
+            self._send(now, self._dialect.partial, client, wire.EMPTY, *(frames or [wire.EMPTY]))
+            return
+        # 0.1 has one REPLY: it carries all the parts, then the last.
+        self._held = (self._held or []) + (frames or [wire.EMPTY])
+        self._held_bytes += sum(map(len, frames)) + 64
+        if self._held_bytes > self._held_bytes_max:
+            text = f"the parts of the reply exceed {self._held_bytes_max} bytes; use protocol 0.2"
+            self._give_up(wire.CODE_TOO_LARGE, text, now)
+
+    def handler_done(self, run: int, frames: Frames, now: float) -> None:
+        """The handler of `run` has returned; `frames` is the reply, or the FINAL."""
+        if self._returned(run, now):
+            self._replies += 1
+            self._reply([*(self._held or ()), *(frames or [wire.EMPTY])], now)
+
+    def handler_failed(self, run: int, code: str, message: str, now: float) -> None:
+        """The handler of `run` has raised; its caller gets our error reply."""
+        if run == self._run and self._running:
+            self._errors += 1
+            self._events.append(HandlerFailed(self._service, code, message))
+        if self._returned(run, now):
+            self._reply(wire.error_body(code.encode("ascii", "replace"), message), now)
+
+    def _returned(self, run: int, now: float) -> bool:
+        """The handler is done. Returns whether anybody can still be told."""
+        if run != self._run or not self._running:
+            return False
+        self._running = False
+        self._give_up_at = None
+        if self._state is WorkerState.BUSY and self._client is not None:
+            return True
+        self._discarded += 1
+        self._client = None
+        if self._state is WorkerState.AWAY and self._connect_at is None:
+            if self._draining:
+                self._state = WorkerState.STOPPED
+            else:
+                self._connect_at = now  # it was only this handler that we waited for
+        return False
+
+    def _reply(self, body: Frames, now: float) -> None:
+        client, self._client = self._client, None
+        assert client is not None
+        self._held = None
+        self._send(now, self._dialect.final, client, wire.EMPTY, *body)
+        self._state = WorkerState.IDLE
+        # A broker that is silent towards busy workers, as the Guide's is, gets a whole lease from here.
+        self._heard_at = now
+        if self._draining:
+            self._leave(now)
+
+    def _give_up(self, code: bytes, text: str, now: float) -> None:
+        """The caller gets an error now; the handler, which may go on, keeps us from taking more."""
+        client, self._client = self._client, None
+        assert client is not None
+        self._give_up_at = None
+        self._held = None
+        self._send(now, self._dialect.final, client, wire.EMPTY, *wire.error_body(code, text))
+        self._send(now, self._dialect.disconnect)
+        self._commands += [Close(PORT, GOODBYE), Cancel(self._run)]
+        self._state = WorkerState.AWAY
+        self._connect_at = None
+
+    # The connection.
+
+    def _connect(self, now: float) -> None:
+        self._endpoint = self._endpoints[self._next_endpoint % len(self._endpoints)]
+        self._next_endpoint += 1
+        self._connect_at = None
+        self._connected_at = self._heard_at = now
+        self._state = WorkerState.IDLE
+        self._out.clear()
+        self._commands.append(Open(PORT, SocketKind.DEALER, self._endpoint))
+        self._send(now, self._dialect.ready, self._service)
+        self._registrations += 1
+        self._events.append(Registered(self._endpoint, self._service))
+
+    def _lose(self, reason: str, now: float) -> None:
+        """Close the connection; go to the next broker after a back-off and once the handler is done."""
+        if now - self._connected_at > self._lease:
+            self._backoff.reset()
+        delay = self._backoff.delay()
+        self._events.append(BrokerLost(self._endpoint, reason, delay))
+        self._out.clear()
+        self._commands.append(Close(PORT))
+        self._client = None
+        self._held = None
+        if self._draining and not self._running:
+            self._state = WorkerState.STOPPED
+            return
+        self._state = WorkerState.AWAY
+        self._connect_at = now + delay
+
+    def _notice_stall(self, now: float) -> bool:
+        """If we stood still for a lease, the broker has written us off: what waits unread was given to others.
+
+        Only for an idle worker: a busy one has begun, and whether its reply still counts is the broker's to say.
+        """
+        stalled = now - self._last_now > self._lease and self._state is WorkerState.IDLE
+        self._last_now = now
+        if stalled:
+            self._events.append(BrokerLost(self._endpoint, "this worker stood still for a lease", 0.0))
+            self._commands.append(Close(PORT))
+            self._next_endpoint -= 1  # no fault of that broker's
+            self._connect(now)
+        return stalled
+
+    def _send(self, now: float, command: bytes, *rest: bytes) -> None:
+        self._out.append(self._dialect.build(command, *rest))
+        self._sent_at = now
+
+    def send_failed(self, port: PortId, frames: Frames, reason: SendFailure, now: float) -> None:
+        """What a broker that went away does not get, another worker's delivery makes up for."""
+        self._drop(f"broker-{reason.value}")
+
+    def ports_to_send(self) -> tuple[str, ...]:
+        return self.PORTS if self._out else ()
+
+    def messages_to_send(self, port: PortId = PORT) -> list[Frames]:
+        out, self._out = self._out, []
+        return out
+
+    def wants_to_read(self, port: PortId = PORT) -> bool:
+        return True
+
+    def commands(self) -> list[Command]:
+        commands, self._commands = self._commands, []
+        return commands
+
+    # Time.
+
+    def next_timer(self) -> float | None:
+        if self._state is WorkerState.STOPPED:
+            return None
+        if self._state is WorkerState.AWAY:
+            return None if self._running else self._connect_at
+        when = self._sent_at + self._interval
+        if self._state is WorkerState.IDLE:
+            when = min(when, self._heard_at + self._lease)
+        elif self._give_up_at is not None:
+            when = min(when, self._give_up_at)
+        return when
+
+    def handle_timer(self, now: float) -> None:
+        if self._notice_stall(now):
+            return
+        if self._state is WorkerState.AWAY:
+            if self._connect_at is not None and self._connect_at <= now and not self._running:
+                self._connect(now)
+            return
+        if self._state is WorkerState.IDLE and self._heard_at + self._lease <= now:
+            self._lose("silent for a lease", now)
+            return
+        if self._state is WorkerState.BUSY and self._give_up_at is not None and self._give_up_at <= now:
+            assert self._handler_timeout is not None
+            self._timeouts += 1
+            self._events.append(HandlerTimedOut(self._service, self._handler_timeout))
+            text = f"the handler did not finish within {self._handler_timeout} s"
+            self._give_up(wire.CODE_HANDLER_TIMEOUT, text, now)
+            return
+        if self._state in (WorkerState.IDLE, WorkerState.BUSY) and self._sent_at + self._interval <= now:
+            self._heartbeats += 1
+            self._send(now, self._dialect.heartbeat)
+
+    # The end.
+
+    def drain(self, now: float) -> None:
+        """Take no more requests; finish the one in hand, reply, and leave."""
+        self._draining = True
+        if self._state is WorkerState.IDLE:
+            self._leave(now)
+        elif self._state is WorkerState.AWAY and not self._running:
+            self._state = WorkerState.STOPPED
+
+    @property
+    def drained(self) -> bool:
+        """Whether it has left."""
+        return self._state is WorkerState.STOPPED
+
+    def shut_down(self, now: float) -> None:
+        """Leave at once; a request in hand goes to another worker, for we say DISCONNECT."""
+        self._draining = True
+        if self._running:
+            self._commands.append(Cancel(self._run))
+        if self._state in (WorkerState.IDLE, WorkerState.BUSY):
+            self._leave(now)
+        self._state = WorkerState.STOPPED
+
+    def _leave(self, now: float) -> None:
+        self._send(now, self._dialect.disconnect)
+        self._commands.append(Close(PORT, GOODBYE))
+        self._state = WorkerState.STOPPED
+
+    # Telling.
+
+    def _drop(self, reason: str) -> None:
+        self._dropped_now[reason] = self._dropped_now.get(reason, 0) + 1
+        self._dropped[reason] = self._dropped.get(reason, 0) + 1
+
+    def events(self) -> list[Event]:
+        if self._dropped_now:
+            self._events += [MessagesDropped(reason, count) for reason, count in self._dropped_now.items()]
+            self._dropped_now.clear()
+        if not self._events:
+            return []
+        events, self._events = self._events, []
+        return events
+
+    def statistics(self) -> WorkerStatistics:
+        return WorkerStatistics(
+            requests=self._requests,
+            replies=self._replies,
+            partials=self._partials,
+            errors=self._errors,
+            timeouts=self._timeouts,
+            discarded=self._discarded,
+            registrations=self._registrations,
+            heartbeats=self._heartbeats,
+            state=self._state.value,
+            dropped=dict(self._dropped),
+        )
+
+    def check_invariants(self) -> None:
+        if self._state is WorkerState.BUSY:
+            assert self._running and self._client is not None
+        else:
+            assert self._client is None, "a reply is owed, but the worker is not busy"
+            assert self._give_up_at is None or self._running
+        if self._state is WorkerState.IDLE:
+            assert not self._running, "idle while a handler runs"
+        if self._state is WorkerState.AWAY:
+            assert self._running or self._connect_at is not None, "away for ever"

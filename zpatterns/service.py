@@ -1,0 +1,146 @@
+"""The life of a server or worker: start, serve, drain, stop. The same for every pattern."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+from zpatterns.core import Event
+from zpatterns.errors import ClosedError, EndpointError, ForkedError
+from zpatterns.reactor import Reactor, ReactorDriver
+from zpatterns.sockets import check_endpoint
+from zpatterns.telemetry import Telemetry
+
+GOODBYE_LINGER = 1.0
+"""Seconds that libzmq may take, after a service has stopped, to send what it took."""
+
+
+class Service:
+    """One server or worker. It runs once: a stopped service is not started again.
+
+    Serve a whole program with :meth:`run`; several in one process with ``Reactor().run(a, b)``; inside asyncio
+    with ``async with service:``, or :meth:`start` and :meth:`stop`. `on_event` is called with every
+    :class:`~zpatterns.core.Event`, on the loop's thread; what it raises is logged and nothing else.
+    """
+
+    source: ClassVar[str]
+    """The name in log lines, such as ``mdp.broker``."""
+
+    def __init__(self, *, on_event: Callable[[Event], None] | None = None) -> None:
+        self._telemetry = Telemetry(self.source, on_event)
+        self._drivers: list[ReactorDriver] = []
+        self._reactor: Reactor | None = None
+        self._stopping: asyncio.Future[None] | None = None
+        self._pid = os.getpid()
+
+    def run(self) -> None:
+        """Serve with a reactor of its own until SIGINT or SIGTERM, then drain and return.
+
+        Errors: :class:`EndpointError` for an address that cannot be bound or parsed.
+        """
+        self._check_process()
+        Reactor().run(self)
+
+    async def start(self, reactor: Reactor | None = None) -> Self:
+        """Open the sockets and begin to serve; returns once bound. Uses the running loop's reactor by default.
+
+        Errors: :class:`EndpointError` for an address that cannot be bound or parsed.
+        """
+        self._check_process()
+        if self._reactor is not None:
+            raise ClosedError(f"{self.source} was started before; make a new one")
+        self._reactor = reactor or Reactor.current()
+        try:
+            self._attach(self._reactor)
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    async def stop(self, drain: float = 5.0) -> None:
+        """Finish what was begun, for `drain` seconds at the most, say goodbye and close. Twice is once."""
+        self._check_process()
+        if self._reactor is None:
+            return
+        if self._stopping is not None:
+            await asyncio.shield(self._stopping)
+            return
+        self._stopping = asyncio.get_running_loop().create_future()
+        try:
+            if drain > 0:
+                await self._drain(drain)
+        except asyncio.CancelledError:
+            # The caller has no more patience: a second stop may follow and must find the door open.
+            self._stopping.set_result(None)
+            self._stopping = None
+            raise
+        for driver in self._drivers:
+            if not driver.closed:
+                driver.call(driver.core.shut_down, driver.now())  # type: ignore[attr-defined]
+        self._close()
+        await self._reactor.settled()
+        self._stopping.set_result(None)
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop() if kind is None else await self.stop(drain=0.0)
+
+    def statistics(self) -> Any:
+        """A frozen snapshot of the counters."""
+        return self._drivers[0].statistics()
+
+    # What a service provides.
+
+    def _attach(self, reactor: Reactor) -> None:
+        """Make the drivers, into ``self._drivers``, and open their sockets."""
+        raise NotImplementedError
+
+    def _close(self) -> None:
+        for driver in self._drivers:
+            driver.close(GOODBYE_LINGER)
+
+    # The rest.
+
+    async def _drain(self, seconds: float) -> None:
+        drained = asyncio.Event()
+
+        def look() -> None:
+            if all(driver.closed or driver.core.drained for driver in self._drivers):  # type: ignore[attr-defined]
+                drained.set()
+
+        for driver in self._drivers:
+            driver.after_turn = look
+        for driver in self._drivers:
+            driver.call(driver.core.drain, driver.now())  # type: ignore[attr-defined]
+        try:
+            async with asyncio.timeout(seconds):
+                await drained.wait()
+        except TimeoutError:
+            self._telemetry.info("drain_incomplete", seconds=seconds)
+        finally:
+            for driver in self._drivers:
+                driver.after_turn = None
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedError(
+                f"{self.source} was made in process {self._pid} and used in its child {os.getpid()}; "
+                "sockets do not survive a fork: make a new one in the child"
+            )
+
+
+def endpoint_list(endpoints: str | Sequence[str], what: str) -> tuple[str, ...]:
+    """One endpoint or several as a tuple, each checked. Errors: ValueError when there is none."""
+    result = (endpoints,) if isinstance(endpoints, str) else tuple(endpoints)
+    if not result:
+        raise EndpointError(f"{what} needs at least one endpoint, such as 'tcp://127.0.0.1:5555'")
+    for endpoint in result:
+        check_endpoint(endpoint)
+    return result
