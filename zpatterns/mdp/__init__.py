@@ -1,5 +1,7 @@
 """Majordomo: reliable service calls through a broker (7/MDP, 18/MDP, 8/MMI; Guide chapter 4)."""
 
+from zpatterns.handlers import Request
 from zpatterns.mdp.broker import Broker
+from zpatterns.mdp.worker import Worker
 
-__all__ = ["Broker"]
+__all__ = ["Broker", "Request", "Worker"]

@@ -33,7 +33,10 @@ class WorkerState(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatistics:
-    """Counters since the start. `dropped` counts messages by reason; `discarded` are results nobody could get."""
+    """Counters since the start; then how many lanes are `registered` and `busy` now.
+
+    `discarded`: results that nobody could get any more; `dropped`: messages by reason.
+    """
 
     requests: int
     replies: int
@@ -43,7 +46,8 @@ class WorkerStatistics:
     discarded: int
     registrations: int
     heartbeats: int
-    state: str
+    registered: int
+    busy: int
     dropped: dict[str, int]
 
 
@@ -106,6 +110,11 @@ class WorkerCore:
         """Connect to the first endpoint and say READY."""
         self._last_now = now
         self._connect(now)
+
+    @property
+    def endpoint(self) -> str:
+        """The broker it is registered with, or was last."""
+        return self._endpoint
 
     @property
     def state(self) -> WorkerState:
@@ -196,10 +205,10 @@ class WorkerCore:
             return True
         self._discarded += 1
         self._client = None
-        if self._state is WorkerState.AWAY and self._connect_at is None:
+        if self._state is WorkerState.AWAY:
             if self._draining:
                 self._state = WorkerState.STOPPED
-            else:
+            elif self._connect_at is None:
                 self._connect_at = now  # it was only this handler that we waited for
         return False
 
@@ -354,6 +363,7 @@ class WorkerCore:
     def _leave(self, now: float) -> None:
         self._send(now, self._dialect.disconnect)
         self._commands.append(Close(PORT, GOODBYE))
+        self._client = None
         self._state = WorkerState.STOPPED
 
     # Telling.
@@ -381,7 +391,8 @@ class WorkerCore:
             discarded=self._discarded,
             registrations=self._registrations,
             heartbeats=self._heartbeats,
-            state=self._state.value,
+            registered=self._state in (WorkerState.IDLE, WorkerState.BUSY),
+            busy=self._running,
             dropped=dict(self._dropped),
         )
 

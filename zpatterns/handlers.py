@@ -1,0 +1,224 @@
+"""Running users' handlers: plain functions in a thread of the lane, coroutines on the loop, generators as streams."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import queue
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from zpatterns.core import Frames
+from zpatterns.errors import RemoteError
+from zpatterns.reactor import ReactorDriver
+
+Body: TypeAlias = bytes | str | Sequence[bytes | str] | None
+"""What a call is given and a handler returns: one frame, or several; ``str`` means UTF-8, None one empty frame."""
+
+_PARTS_AHEAD = 64
+"""Parts that a generator in a thread may be ahead of the socket."""
+
+_CONGESTED_POLL = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a handler is given: `frames` of the body, the `service` that was asked, and the `client`'s address,
+    which is good for nothing but telling clients apart."""
+
+    frames: tuple[bytes, ...]
+    service: str
+    client: bytes
+
+    @property
+    def body(self) -> bytes:
+        """The only frame, or the frames joined."""
+        return self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
+
+
+Handler: TypeAlias = Callable[[Request], Any]
+
+
+class HandlerCore(Protocol):
+    """How a core is told what its handler does; see :class:`zpatterns.mdp.worker_core.WorkerCore`."""
+
+    def handler_partial(self, run: int, frames: Frames, now: float) -> None: ...
+
+    def handler_done(self, run: int, frames: Frames, now: float) -> None: ...
+
+    def handler_failed(self, run: int, code: str, message: str, now: float) -> None: ...
+
+
+def to_frames(value: object) -> Frames:
+    """One frame or several, as the wire wants them: at least one. Errors: TypeError for what is no body."""
+    if value is None:
+        return [b""]
+    if isinstance(value, bytes):
+        return [value]
+    if isinstance(value, str):
+        return [value.encode()]
+    if isinstance(value, bytearray | memoryview):
+        return [bytes(value)]
+    if isinstance(value, Sequence):
+        return [_frame(part) for part in value] or [b""]
+    raise TypeError(f"a body is bytes, str, None or a sequence of bytes and str, not {type(value).__name__}")
+
+
+def _frame(part: object) -> bytes:
+    if isinstance(part, bytes):
+        return part
+    if isinstance(part, str):
+        return part.encode()
+    if isinstance(part, bytearray | memoryview):
+        return bytes(part)
+    raise TypeError(f"a frame is bytes or str, not {type(part).__name__}")
+
+
+def is_stream(handler: Handler) -> bool:
+    """Whether the handler is written as a generator, plain or async."""
+    function = _function(handler)
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+
+
+def _is_async(handler: Handler) -> bool:
+    function = _function(handler)
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
+def _function(handler: Handler) -> Callable[..., Any]:
+    if inspect.isroutine(handler) or not hasattr(handler, "func"):
+        return handler if inspect.isroutine(handler) else type(handler).__call__
+    return handler  # functools.partial, which inspect looks through
+
+
+def echo(request: Request) -> Sequence[bytes]:
+    """The handler of those that are given none."""
+    return request.frames
+
+
+class Lane:
+    """Runs the handler of one core, one request at a time, and tells the core what comes of it."""
+
+    def __init__(self, handler: Handler, core: HandlerCore, driver: ReactorDriver, name: str) -> None:
+        self._handler = handler
+        self._core = core
+        self._driver = driver
+        self._name = name
+        self._is_async = _is_async(handler)
+        self._task: asyncio.Task[None] | None = None
+        self._work: queue.SimpleQueue[tuple[int, Request] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._cancelled = 0
+        self._room = threading.Semaphore(_PARTS_AHEAD)
+
+    def start(self, run: int, request: Request) -> None:
+        """Begin run `run`. On the loop's thread."""
+        if self._is_async:
+            self._task = asyncio.get_running_loop().create_task(self._run_async(run, request), name=self._name)
+            return
+        if self._thread is None:
+            # A daemon: a handler that never returns must not keep the process from ending.
+            self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
+            self._thread.start()
+        self._work.put((run, request))
+
+    def cancel(self, run: int) -> None:
+        """Stop run `run` where that can be done: at a coroutine's next await, a generator's next item."""
+        self._cancelled = run
+        if self._task is not None:
+            self._task.cancel()
+
+    def close(self) -> None:
+        """End the thread once it is done with what it does."""
+        self._cancelled = -1
+        if self._thread is not None:
+            self._work.put(None)
+            self._room.release()
+        if self._task is not None:
+            self._task.cancel()
+
+    # On the loop.
+
+    async def _run_async(self, run: int, request: Request) -> None:
+        core, driver = self._core, self._driver
+        try:
+            result = self._handler(request)
+            if isinstance(result, AsyncGenerator):
+                try:
+                    async for part in result:
+                        driver.call(core.handler_partial, run, to_frames(part), driver.now())
+                        await self._not_congested()
+                finally:
+                    await result.aclose()
+                frames = [b""]
+            else:
+                frames = to_frames(await result)
+        except asyncio.CancelledError:
+            self._tell_failed(run, "cancelled", "the request was cancelled")
+        except Exception as error:
+            self._tell_error(run, error)
+        else:
+            if not driver.closed:
+                driver.call(core.handler_done, run, frames, driver.now())
+
+    async def _not_congested(self) -> None:
+        while not self._driver.closed and any(link.blocked for link in self._driver.links.values()):
+            await asyncio.sleep(_CONGESTED_POLL)
+
+    def _tell_error(self, run: int, error: BaseException) -> None:
+        if isinstance(error, RemoteError):
+            self._tell_failed(run, error.code, error.message)
+            return
+        if not self._driver.closed:
+            self._driver.telemetry.error("handler_raised", error, lane=self._name)
+        self._tell_failed(run, type(error).__name__, str(error))
+
+    def _tell_failed(self, run: int, code: str, message: str) -> None:
+        if not self._driver.closed:
+            self._driver.call(self._core.handler_failed, run, code, message, self._driver.now())
+
+    # In the thread.
+
+    def _serve(self) -> None:
+        while (item := self._work.get()) is not None:
+            self._run_in_thread(*item)
+
+    def _run_in_thread(self, run: int, request: Request) -> None:
+        tell = self._driver.call_threadsafe
+        try:
+            result = self._handler(request)
+            if isinstance(result, Generator):
+                final = self._run_generator(run, result)
+                frames = to_frames(final)
+            else:
+                frames = to_frames(result)
+        except BaseException as error:  # SystemExit too: it is the handler's, not the worker's, to leave
+            tell(self._tell_error, run, error)
+        else:
+            tell(self._tell_done, run, frames)
+
+    def _run_generator(self, run: int, generator: Generator[object, None, object]) -> object:
+        try:
+            while self._cancelled not in (run, -1):
+                try:
+                    part = to_frames(next(generator))
+                except StopIteration as stop:
+                    return stop.value
+                self._room.acquire()
+                self._driver.call_threadsafe(self._tell_partial, run, part)
+            return None
+        finally:
+            generator.close()
+
+    def _tell_done(self, run: int, frames: Frames) -> None:
+        self._core.handler_done(run, frames, self._driver.now())
+
+    def _tell_partial(self, run: int, frames: Frames) -> None:
+        self._core.handler_partial(run, frames, self._driver.now())
+        asyncio.get_running_loop().create_task(self._make_room())
+
+    async def _make_room(self) -> None:
+        await self._not_congested()
+        self._room.release()
