@@ -64,10 +64,16 @@ class Open(NamedTuple):
 
 
 class Close(NamedTuple):
-    """Close the socket of `port`; unsent messages are given up after `linger` seconds."""
+    """Close the socket of `port`. With a `linger`, in seconds, what was to be sent before still goes out."""
 
     port: PortId
     linger: float = 0.0
+
+
+class Discard(NamedTuple):
+    """Give up what ZeroMQ has not taken from `port` yet; each message is reported by :meth:`Core.send_failed`."""
+
+    port: PortId
 
 
 class Subscribe(NamedTuple):
@@ -106,7 +112,7 @@ class Fail(NamedTuple):
     error: Exception
 
 
-Command: TypeAlias = Open | Close | Subscribe | Run | Cancel | Deliver | Fail
+Command: TypeAlias = Open | Close | Discard | Subscribe | Run | Cancel | Deliver | Fail
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, ParamSpec, TypeVar
 
 import zmq
 
-from zpatterns.core import Close, Command, Core, Event, Frames, MessagesDropped, Open, PortId, Rng, SendFailure
+from zpatterns.core import Close, Command, Core, Discard, Event, Frames, MessagesDropped, Open, PortId, Rng, SendFailure
 from zpatterns.core import SocketKind, Subscribe
 from zpatterns.errors import ForkedError, ZPatternsError
 from zpatterns.sockets import Link, SocketSettings
@@ -249,6 +249,8 @@ class Driver:
                 self._open(command)  # type: ignore[arg-type]
             elif kind is Close:
                 self._close(command, now)  # type: ignore[arg-type]
+            elif kind is Discard:
+                self._discard(command, now)  # type: ignore[arg-type]
             elif kind is Subscribe:
                 self.links[command.port].subscribe(command.prefix)  # type: ignore[union-attr]
             else:
@@ -274,6 +276,14 @@ class Driver:
             # What was said before the goodbye still goes out; there is nobody left to tell of a failure.
             link.send(messages, now, [])
         self._close_link(command.port, command.linger)
+
+    def _discard(self, command: Discard, now: float) -> None:
+        link = self.links.get(command.port)
+        if link is not None:
+            self._blocked.discard(link)
+            for frames in link.discard():
+                self.core.send_failed(command.port, frames, SendFailure.UNREACHABLE, now)
+                self._turn_again = True
 
     def _close_link(self, port: PortId, linger: float) -> None:
         link = self.links.pop(port, None)

@@ -93,11 +93,6 @@ def _function(handler: Handler) -> Callable[..., Any]:
     return handler  # functools.partial, which inspect looks through
 
 
-def echo(request: Request) -> Sequence[bytes]:
-    """The handler of those that are given none."""
-    return request.frames
-
-
 class Lane:
     """Runs the handler of one core, one request at a time, and tells the core what comes of it."""
 

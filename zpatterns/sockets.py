@@ -298,6 +298,14 @@ class Link:
                 again.delay = min(box.delay * 2, _RETRY_CAP) if stuck else _RETRY_FIRST
                 again.retry_at = now + again.delay
 
+    def discard(self) -> list[Frames]:
+        """Empty the outboxes and return what was in them."""
+        messages = [frames for box in self._boxes.values() for frames in box.messages]
+        self._boxes.clear()
+        self._boxed_bytes = 0
+        self.retry_at = None
+        return messages
+
     @property
     def waiting(self) -> int:
         """Messages in the outboxes."""

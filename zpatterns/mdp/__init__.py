@@ -2,6 +2,7 @@
 
 from zpatterns.handlers import Request
 from zpatterns.mdp.broker import Broker
+from zpatterns.mdp.client import AsyncClient, Client
 from zpatterns.mdp.worker import Worker
 
-__all__ = ["Broker", "Request", "Worker"]
+__all__ = ["AsyncClient", "Broker", "Client", "Request", "Worker"]

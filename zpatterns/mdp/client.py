@@ -1,0 +1,394 @@
+"""Majordomo clients: :class:`Client` for threads and scripts, :class:`AsyncClient` for asyncio. One core."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Literal, Self, TypeAlias
+
+from zpatterns.blocking import BlockingDriver, Waiter
+from zpatterns.core import Command, Deliver, Event, Fail, Frames
+from zpatterns.errors import ClosedError, ForkedError
+from zpatterns.handlers import to_frames
+from zpatterns.mdp import wire
+from zpatterns.mdp.client_core import ClientCore, ClientOptions, ClientStatistics
+from zpatterns.reactor import Reactor, ReactorDriver
+from zpatterns.service import endpoint_list
+from zpatterns.sockets import SocketSettings, default_rng
+from zpatterns.telemetry import Telemetry
+
+Protocol: TypeAlias = Literal["auto", "0.1", "0.2"]
+
+_DEFAULTS = ClientOptions()
+
+
+class _ClientBase:
+    """What both clients share: options, checks, and what becomes of a call."""
+
+    source = "mdp.client"
+
+    def __init__(
+        self,
+        endpoints: str | Sequence[str],
+        *,
+        timeout: float = _DEFAULTS.timeout,
+        retries: int = _DEFAULTS.retries,
+        attempt_timeout: float | None = None,
+        protocol: Protocol = "auto",
+        max_in_flight: int = _DEFAULTS.max_in_flight,
+        queue_max: int = _DEFAULTS.queue_max,
+        settings: SocketSettings | None = None,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
+        self.endpoints = endpoint_list(endpoints, type(self).__name__)
+        if protocol not in ("auto", "0.1", "0.2"):
+            raise ValueError(f"protocol must be 'auto', '0.1' or '0.2', not {protocol!r}")
+        self._version = "0.1" if protocol == "auto" else protocol
+        options = ClientOptions(
+            timeout=timeout,
+            retries=retries,
+            attempt_timeout=attempt_timeout,
+            max_in_flight=max_in_flight,
+            queue_max=queue_max,
+        )
+        self._settings = settings
+        self._telemetry = Telemetry(self.source, on_event)
+        self._core = ClientCore(self.endpoints, options, default_rng)
+        self._numbers = itertools.count(1)
+        self._closed = False
+        self._pid = os.getpid()
+
+    def statistics(self) -> ClientStatistics:
+        """Counters since the start, and what is open now."""
+        return self._core.statistics()
+
+    def _check(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedError(
+                f"{type(self).__name__} was made in process {self._pid} and used in its child {os.getpid()}; "
+                "sockets do not survive a fork: make a new one in the child"
+            )
+        if self._closed:
+            raise ClosedError(f"this {type(self).__name__} was closed; make a new one")
+
+
+def _service_name(service: str) -> bytes:
+    name = service.encode()
+    if not wire.is_service_name(name):
+        raise ValueError(f"{service!r} cannot be a service name: 1 to 255 printable bytes")
+    return name
+
+
+def _check_timeout(timeout: float | None) -> None:
+    if timeout is not None and not 0 < timeout < float("inf"):
+        raise ValueError(f"timeout must be a positive number of seconds, not {timeout!r}")
+
+
+def _is_end(frames: Frames) -> bool:
+    """A FINAL that is one empty frame says no more than that the stream is over."""
+    return frames == [b""]
+
+
+class AsyncClient(_ClientBase):
+    """Calls services through a Majordomo broker from asyncio (7/MDP; streams 18/MDP).
+
+    `endpoints`: one broker or several; an attempt that fails turns to the next.
+    `timeout` (seconds): from call to outcome, queueing included. `retries`: attempts after the first.
+    `attempt_timeout` (seconds): default ``timeout / (retries + 1)``. An attempt that was sent still counts if its
+    reply comes while a later one runs. Each attempt is a request of its own to the broker, so a service may
+    run more than once for a call; ``retries=0`` is at most once.
+    `protocol`: ``"0.1"``, ``"0.2"`` or ``"auto"``, which is 0.1; a stream always speaks 0.2.
+    `max_in_flight`: calls on the wire, each with a connection of its own; `queue_max`: calls that may wait behind
+    them, before :class:`QueueFull`.
+
+    Use it with ``async with``, or call :meth:`close`. It belongs to the event loop of its first call.
+    """
+
+    _driver: ReactorDriver | None = None
+    _calls: dict[int, asyncio.Future[Frames] | _Parts]
+
+    def __init__(self, endpoints: str | Sequence[str], **options: Any) -> None:
+        super().__init__(endpoints, **options)
+        self._calls = {}
+
+    async def request(self, service: str, *frames: bytes | str, timeout: float | None = None) -> list[bytes]:
+        """One request; the frames of its reply.
+
+        `timeout`: seconds, in the place of the client's. Errors: RequestTimeout, RemoteError (the handler raised, or
+        the broker gave the request up), QueueFull, ClosedError; ValueError and TypeError for what cannot be sent.
+        """
+        driver = self._open()
+        name, body = _service_name(service), to_frames(frames)
+        _check_timeout(timeout)
+        number = next(self._numbers)
+        future: asyncio.Future[Frames] = asyncio.get_running_loop().create_future()
+        self._calls[number] = future
+        try:
+            driver.call(
+                self._core.start_call, number, name, body, driver.now(), version=self._version, timeout=timeout
+            )
+            return await future
+        except asyncio.CancelledError:
+            self._cancel(number)
+            raise
+        finally:
+            self._calls.pop(number, None)
+
+    async def stream(
+        self, service: str, *frames: bytes | str, timeout: float | None = None
+    ) -> AsyncIterator[list[bytes]]:
+        """One request; the frames of each PARTIAL as it comes, then those of the FINAL unless it is empty.
+
+        `timeout` and errors are those of :meth:`request`; the timeout is for the whole stream. A stream of which a
+        part has come is never tried again. Leaving it early cancels it.
+        """
+        driver = self._open()
+        name, body = _service_name(service), to_frames(frames)
+        _check_timeout(timeout)
+        number = next(self._numbers)
+        parts = self._calls[number] = _Parts()
+        try:
+            driver.call(
+                self._core.start_call,
+                number,
+                name,
+                body,
+                driver.now(),
+                version="0.2",
+                is_stream=True,
+                timeout=timeout,
+            )
+            while True:
+                part, last = await parts.get()
+                if last:
+                    if not _is_end(part):
+                        yield part
+                    return
+                driver.call(self._core.part_taken, number, driver.now())
+                yield part
+        finally:
+            self._cancel(number)
+            self._calls.pop(number, None)
+
+    async def has_service(self, service: str, *, timeout: float | None = None) -> bool:
+        """Whether a worker is registered for `service` now (8/MMI, ``mmi.service``). Errors: RequestTimeout."""
+        _service_name(service)
+        return (await self.request("mmi.service", service, timeout=timeout))[0] == wire.OK
+
+    async def close(self) -> None:
+        """End every open call with ClosedError and close the connections. Twice is once."""
+        if self._closed:
+            return
+        self._check()
+        self._closed = True
+        driver = self._driver
+        if driver is not None:
+            driver.call(self._core.close, driver.now())
+            driver.close()
+            await self._reactor.settled()
+
+    async def __aenter__(self) -> Self:
+        self._open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _open(self) -> ReactorDriver:
+        self._check()
+        if self._driver is None:
+            self._reactor = Reactor.current()
+            self._driver = ReactorDriver(
+                self._reactor,
+                self._core,
+                settings=self._settings,
+                telemetry=self._telemetry,
+                on_command=self._on_command,
+            )
+        elif self._reactor.loop is not asyncio.get_running_loop():
+            raise RuntimeError("this AsyncClient belongs to another event loop; make one for each loop")
+        return self._driver
+
+    def _cancel(self, number: int) -> None:
+        driver = self._driver
+        if driver is not None and not driver.closed:
+            driver.call(self._core.cancel_call, number, driver.now())
+
+    def _on_command(self, command: Command) -> None:
+        if not isinstance(command, Deliver | Fail):
+            raise AssertionError(f"a client core asked for {command!r}")
+        waits = self._calls.get(command.call)
+        if isinstance(waits, _Parts):
+            waits.put(command)
+        elif waits is not None and not waits.done():
+            if isinstance(command, Deliver):
+                waits.set_result(command.frames)
+            else:
+                waits.set_exception(command.error)
+
+
+class _Parts:
+    """The parts of one stream between the core and its consumer; the core bounds them."""
+
+    __slots__ = ("_items", "_wake")
+
+    def __init__(self) -> None:
+        self._items: deque[Deliver | Fail] = deque()
+        self._wake: asyncio.Future[None] | None = None
+
+    def put(self, item: Deliver | Fail) -> None:
+        self._items.append(item)
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def get(self) -> tuple[Frames, bool]:
+        while not self._items:
+            self._wake = asyncio.get_running_loop().create_future()
+            await self._wake
+        item = self._items.popleft()
+        if isinstance(item, Fail):
+            raise item.error
+        return item.frames, item.last
+
+
+class Client(_ClientBase):
+    """Calls services through a Majordomo broker, blocking; safe to share between threads (7/MDP; streams 18/MDP).
+
+    The options are those of :class:`AsyncClient`. It starts no thread: whoever waits does the work for all.
+    """
+
+    def __init__(self, endpoints: str | Sequence[str], **options: Any) -> None:
+        super().__init__(endpoints, **options)
+        self._calls: dict[int, deque[Deliver | Fail]] = {}
+        self._driver: BlockingDriver | None = None
+        self._lock = threading.Lock()
+
+    def request(self, service: str, *frames: bytes | str, timeout: float | None = None) -> list[bytes]:
+        """One request; the frames of its reply. See :meth:`AsyncClient.request`."""
+        name, body = _service_name(service), to_frames(frames)
+        _check_timeout(timeout)
+        number, items = self._start(name, body, self._version, False, timeout)
+        try:
+            frames_, _ = self._next(items)
+            return frames_
+        finally:
+            self._finish(number)
+
+    def stream(self, service: str, *frames: bytes | str, timeout: float | None = None) -> Iterator[list[bytes]]:
+        """One request; the frames of each PARTIAL as it comes, then those of the FINAL unless it is empty.
+
+        See :meth:`AsyncClient.stream`.
+        """
+        name, body = _service_name(service), to_frames(frames)
+        _check_timeout(timeout)
+        number, items = self._start(name, body, "0.2", True, timeout)
+        return self._stream(number, items)
+
+    def _stream(self, number: int, items: deque[Deliver | Fail]) -> Iterator[list[bytes]]:
+        driver = self._open()
+        try:
+            while True:
+                part, last = self._next(items)
+                if last:
+                    if not _is_end(part):
+                        yield part
+                    return
+                driver.submit(lambda: driver.call(self._core.part_taken, number, driver.now()))
+                yield part
+        finally:
+            self._finish(number)
+
+    def has_service(self, service: str, *, timeout: float | None = None) -> bool:
+        """Whether a worker is registered for `service` now (8/MMI, ``mmi.service``). Errors: RequestTimeout."""
+        _service_name(service)
+        return self.request("mmi.service", service, timeout=timeout)[0] == wire.OK
+
+    def close(self) -> None:
+        """End every open call with ClosedError and close the connections. Safe from any thread; twice is once."""
+        with self._lock:
+            if self._closed:
+                return
+            self._check()
+            self._closed = True
+            driver = self._driver
+        if driver is not None:
+            driver.submit(lambda: driver.call(self._core.close, driver.now()))
+            driver.close()
+
+    def __enter__(self) -> Self:
+        self._open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self) -> BlockingDriver:
+        with self._lock:
+            self._check()
+            if self._driver is None:
+                self._driver = BlockingDriver(
+                    self._core, settings=self._settings, telemetry=self._telemetry, on_command=self._on_command
+                )
+            return self._driver
+
+    def _start(
+        self, name: bytes, body: Frames, version: str, is_stream: bool, timeout: float | None
+    ) -> tuple[int, deque[Deliver | Fail]]:
+        driver = self._open()
+        number = next(self._numbers)
+        items: deque[Deliver | Fail] = deque()
+        self._calls[number] = items
+
+        def begin() -> None:
+            try:
+                driver.call(
+                    self._core.start_call,
+                    number,
+                    name,
+                    body,
+                    driver.now(),
+                    version=version,
+                    is_stream=is_stream,
+                    timeout=timeout,
+                )
+            except Exception as error:
+                items.append(Fail(number, error))
+
+        driver.submit(begin)
+        return number, items
+
+    def _next(self, items: deque[Deliver | Fail]) -> tuple[Frames, bool]:
+        driver = self._open() if not self._closed else self._driver
+        assert driver is not None
+        if not items:
+            # The core itself ends every call at its deadline.
+            driver.wait(Waiter(lambda: bool(items)), float("inf"))
+        if not items:
+            raise ClosedError("the client was closed while the call was open")
+        item = items.popleft()
+        if isinstance(item, Fail):
+            raise item.error
+        return item.frames, item.last
+
+    def _finish(self, number: int) -> None:
+        """The caller is gone: by an answer, an error, an interrupt, or because it left a stream early."""
+        self._calls.pop(number, None)
+        driver = self._driver
+        if driver is not None and not self._closed:
+            driver.submit(lambda: driver.call(self._core.cancel_call, number, driver.now()))
+
+    def _on_command(self, command: Command) -> None:
+        if not isinstance(command, Deliver | Fail):
+            raise AssertionError(f"a client core asked for {command!r}")
+        items = self._calls.get(command.call)
+        if items is not None:
+            items.append(command)
