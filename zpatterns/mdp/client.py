@@ -258,6 +258,17 @@ class _Parts:
         return item.frames, item.last
 
 
+class _BlockingCall:
+    """What came for one call, and until when its thread waits, in monotonic seconds."""
+
+    __slots__ = ("items", "number", "patience")
+
+    def __init__(self, number: int, patience: float) -> None:
+        self.number = number
+        self.patience = patience
+        self.items: deque[Deliver | Fail] = deque()
+
+
 class Client(_ClientBase):
     """Calls services through a Majordomo broker, blocking; safe to share between threads (7/MDP; streams 18/MDP).
 
@@ -266,7 +277,7 @@ class Client(_ClientBase):
 
     def __init__(self, endpoints: str | Sequence[str], **options: Any) -> None:
         super().__init__(endpoints, **options)
-        self._calls: dict[int, deque[Deliver | Fail]] = {}
+        self._calls: dict[int, _BlockingCall] = {}
         self._driver: BlockingDriver | None = None
         self._lock = threading.Lock()
 
@@ -274,12 +285,11 @@ class Client(_ClientBase):
         """One request; the frames of its reply. See :meth:`AsyncClient.request`."""
         name, body = _service_name(service), to_frames(frames)
         _check_timeout(timeout)
-        number, items = self._start(name, body, self._version, False, timeout)
+        call = self._start(name, body, self._version, False, timeout)
         try:
-            frames_, _ = self._next(items)
-            return frames_
+            return self._next(call)[0]
         finally:
-            self._finish(number)
+            self._finish(call)
 
     def stream(self, service: str, *frames: bytes | str, timeout: float | None = None) -> Iterator[list[bytes]]:
         """One request; the frames of each PARTIAL as it comes, then those of the FINAL unless it is empty.
@@ -288,22 +298,21 @@ class Client(_ClientBase):
         """
         name, body = _service_name(service), to_frames(frames)
         _check_timeout(timeout)
-        number, items = self._start(name, body, "0.2", True, timeout)
-        return self._stream(number, items)
+        return self._stream(self._start(name, body, "0.2", True, timeout))
 
-    def _stream(self, number: int, items: deque[Deliver | Fail]) -> Iterator[list[bytes]]:
+    def _stream(self, call: _BlockingCall) -> Iterator[list[bytes]]:
         driver = self._open()
         try:
             while True:
-                part, last = self._next(items)
+                part, last = self._next(call)
                 if last:
                     if not _is_end(part):
                         yield part
                     return
-                driver.submit(lambda: driver.call(self._core.part_taken, number, driver.now()))
+                driver.submit(lambda: driver.call(self._core.part_taken, call.number, driver.now()))
                 yield part
         finally:
-            self._finish(number)
+            self._finish(call)
 
     def has_service(self, service: str, *, timeout: float | None = None) -> bool:
         """Whether a worker is registered for `service` now (8/MMI, ``mmi.service``). Errors: RequestTimeout."""
@@ -340,19 +349,18 @@ class Client(_ClientBase):
                 )
             return self._driver
 
-    def _start(
-        self, name: bytes, body: Frames, version: str, is_stream: bool, timeout: float | None
-    ) -> tuple[int, deque[Deliver | Fail]]:
+    def _start(self, name: bytes, body: Frames, version: str, is_stream: bool, timeout: float | None) -> _BlockingCall:
         driver = self._open()
-        number = next(self._numbers)
-        items: deque[Deliver | Fail] = deque()
-        self._calls[number] = items
+        # The core ends every call at its deadline; to wait a little longer than that is only to be safe.
+        patience = (self._core.options.timeout if timeout is None else timeout) + 5.0
+        call = _BlockingCall(next(self._numbers), driver.now() + patience)
+        self._calls[call.number] = call
 
         def begin() -> None:
             try:
                 driver.call(
                     self._core.start_call,
-                    number,
+                    call.number,
                     name,
                     body,
                     driver.now(),
@@ -361,17 +369,17 @@ class Client(_ClientBase):
                     timeout=timeout,
                 )
             except Exception as error:
-                items.append(Fail(number, error))
+                call.items.append(Fail(call.number, error))
 
         driver.submit(begin)
-        return number, items
+        return call
 
-    def _next(self, items: deque[Deliver | Fail]) -> tuple[Frames, bool]:
-        driver = self._open() if not self._closed else self._driver
+    def _next(self, call: _BlockingCall) -> tuple[Frames, bool]:
+        driver = self._driver
         assert driver is not None
+        items = call.items
         if not items:
-            # The core itself ends every call at its deadline.
-            driver.wait(Waiter(lambda: bool(items)), float("inf"))
+            driver.wait(Waiter(lambda: bool(items)), call.patience)
         if not items:
             raise ClosedError("the client was closed while the call was open")
         item = items.popleft()
@@ -379,16 +387,16 @@ class Client(_ClientBase):
             raise item.error
         return item.frames, item.last
 
-    def _finish(self, number: int) -> None:
+    def _finish(self, call: _BlockingCall) -> None:
         """The caller is gone: by an answer, an error, an interrupt, or because it left a stream early."""
-        self._calls.pop(number, None)
+        self._calls.pop(call.number, None)
         driver = self._driver
         if driver is not None and not self._closed:
-            driver.submit(lambda: driver.call(self._core.cancel_call, number, driver.now()))
+            driver.submit(lambda: driver.call(self._core.cancel_call, call.number, driver.now()))
 
     def _on_command(self, command: Command) -> None:
         if not isinstance(command, Deliver | Fail):
             raise AssertionError(f"a client core asked for {command!r}")
-        items = self._calls.get(command.call)
-        if items is not None:
-            items.append(command)
+        call = self._calls.get(command.call)
+        if call is not None:
+            call.items.append(command)

@@ -128,7 +128,7 @@ class ClientCore:
 
     def __init__(self, endpoints: Sequence[str], options: ClientOptions, rng: Rng) -> None:
         self._endpoints = tuple(endpoints)
-        self._options = options
+        self.options = options
         self._rng = rng
         self._preferred = 0
         self._calls: dict[int, _Call] = {}
@@ -163,7 +163,7 @@ class ClientCore:
         timeout: float | None = None,
     ) -> None:
         """Begin a call. Errors: QueueFull if too many wait already."""
-        options = self._options
+        options = self.options
         if self._waiting_count >= options.queue_max:
             raise QueueFull(
                 f"{self._waiting_count} calls wait already, the most this client may hold; "
@@ -237,7 +237,7 @@ class ClientCore:
         self._events.append(AttemptFailed(call.service, self._endpoints[endpoint], call.attempts, reason))
         if self._preferred == endpoint:
             self._preferred = (endpoint + 1) % len(self._endpoints)
-        if call.attempts > self._options.retries or call.expiry <= now:
+        if call.attempts > self.options.retries or call.expiry <= now:
             self._fail(call, error, now)
             return
         call.endpoint = self._preferred
@@ -315,8 +315,8 @@ class ClientCore:
             return
         call.held = (call.held or []) + body
         call.held_bytes += sum(map(len, body)) + 64
-        if call.held_bytes > self._options.held_bytes_max:
-            text = f"the parts of the reply exceed {self._options.held_bytes_max} bytes; use stream()"
+        if call.held_bytes > self.options.held_bytes_max:
+            text = f"the parts of the reply exceed {self.options.held_bytes_max} bytes; use stream()"
             self._fail(call, RemoteError("too-large", text, service=_text(call)), now)
 
     # The end of a call.
@@ -343,7 +343,7 @@ class ClientCore:
                 self._waiting = deque(waiting for waiting in self._waiting if not waiting.over)
             return
         self._in_flight -= 1
-        while self._waiting and not self._closed and self._in_flight < self._options.max_in_flight:
+        while self._waiting and not self._closed and self._in_flight < self.options.max_in_flight:
             waiting = self._waiting.popleft()
             if not waiting.over:
                 self._waiting_count -= 1
@@ -357,7 +357,7 @@ class ClientCore:
         self._idle[connection.endpoint].append(connection)
         self._idle_count += 1
         if self._idle_check_at is None:
-            self._idle_check_at = now + self._options.idle_max
+            self._idle_check_at = now + self.options.idle_max
 
     def _close(self, connection: _Connection) -> None:
         if self._connections.pop(connection.port, None) is not None:
@@ -416,12 +416,12 @@ class ClientCore:
         for idle in self._idle:
             # The one used last is on top, so the bottom has been idle for longest.
             count = 0
-            while count < len(idle) and idle[count].idle_since + self._options.idle_max <= now:
+            while count < len(idle) and idle[count].idle_since + self.options.idle_max <= now:
                 self._close(idle[count])
                 count += 1
             del idle[:count]
             self._idle_count -= count
-        self._idle_check_at = now + self._options.idle_max if self._idle_count else None
+        self._idle_check_at = now + self.options.idle_max if self._idle_count else None
 
     def _timeout(self, call: _Call, now: float) -> RequestTimeout:
         elapsed = now - call.started
@@ -468,9 +468,9 @@ class ClientCore:
 
     def check_invariants(self) -> None:
         begun = [call for call in self._calls.values() if call.attempts]
-        assert len(begun) == self._in_flight <= self._options.max_in_flight
+        assert len(begun) == self._in_flight <= self.options.max_in_flight
         assert self._waiting_count == len(self._calls) - len(begun)
-        assert not self._waiting_count or self._in_flight == self._options.max_in_flight, "a call waits for nothing"
+        assert not self._waiting_count or self._in_flight == self.options.max_in_flight, "a call waits for nothing"
         for call in self._calls.values():
             assert not call.over and call.deadline is not None, "nobody watches a call"
             assert all(connection.call is call for connection in call.connections)
