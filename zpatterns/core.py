@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 Frames: TypeAlias = list[bytes]
 """One multipart message. On a ROUTER port frame 0 is the peer's routing id, in both directions."""
@@ -131,7 +131,7 @@ class MessagesDropped(Event):
 class Core(Protocol):
     """A protocol as a pure state machine; see the module's text for the order of a turn."""
 
-    PORTS: tuple[str, ...]
+    PORTS: ClassVar[tuple[str, ...]]
     """The sockets it has by name. Numbered ports come and go with Open and Close."""
 
     def receive_many(self, batch: Iterable[Frames], now: float, port: PortId) -> None:

@@ -9,8 +9,21 @@ from typing import Any, ClassVar, ParamSpec, TypeVar
 
 import zmq
 
-from zpatterns.core import Close, Command, Core, Discard, Event, Frames, MessagesDropped, Open, PortId, Rng, SendFailure
-from zpatterns.core import SocketKind, Subscribe
+from zpatterns.core import (
+    Close,
+    Command,
+    Core,
+    Discard,
+    Event,
+    Frames,
+    MessagesDropped,
+    Open,
+    PortId,
+    Rng,
+    SendFailure,
+    SocketKind,
+    Subscribe,
+)
 from zpatterns.errors import ForkedError, ZPatternsError
 from zpatterns.sockets import Link, SocketSettings
 from zpatterns.telemetry import Telemetry

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 from zpatterns.core import Command, Event, Frames, MessagesDropped, PortId, SendFailure
 from zpatterns.mdp import mmi, wire
-from zpatterns.mdp.broker_state import REQUEST_OVERHEAD, BrokerOptions, BrokerStatistics, OnWorkerLoss
-from zpatterns.mdp.broker_state import Request, Service, Worker
-from zpatterns.mdp.events import RequestExpired, RequestLost, RequestRefused, RequestRequeued
-from zpatterns.mdp.events import WorkerExpired, WorkerLeft, WorkerLost, WorkerRegistered
+from zpatterns.mdp.broker_state import (
+    REQUEST_OVERHEAD,
+    BrokerOptions,
+    BrokerStatistics,
+    OnWorkerLoss,
+    Request,
+    Service,
+    Worker,
+)
+from zpatterns.mdp.events import (
+    RequestExpired,
+    RequestLost,
+    RequestRefused,
+    RequestRequeued,
+    WorkerExpired,
+    WorkerLeft,
+    WorkerLost,
+    WorkerRegistered,
+)
 from zpatterns.mdp.wire import CLIENT_1, CLIENT_2, EMPTY, REPLY_1, WORKER_1, WORKER_2
 from zpatterns.timing import Deadlines
 
@@ -30,7 +46,7 @@ _STOPPING = "the broker is shutting down; ask another one"
 class BrokerCore:
     """Routes requests of clients to workers by service, the least recently used worker first."""
 
-    PORTS = (PORT,)
+    PORTS: ClassVar[tuple[str, ...]] = (PORT,)
 
     def __init__(self, options: BrokerOptions | None = None) -> None:
         self.options = options or BrokerOptions()

@@ -129,9 +129,7 @@ class AsyncClient(_ClientBase):
         future: asyncio.Future[Frames] = asyncio.get_running_loop().create_future()
         self._calls[number] = future
         try:
-            driver.call(
-                self._core.start_call, number, name, body, driver.now(), version=self._version, timeout=timeout
-            )
+            driver.call(self._core.start_call, number, name, body, driver.now(), version=self._version, timeout=timeout)
             return await future
         except asyncio.CancelledError:
             self._cancel(number)

@@ -9,9 +9,23 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-from zpatterns.core import Close, Command, Deliver, Discard, Event, Fail, Frames, MessagesDropped, Open, PortId, Rng
-from zpatterns.core import SendFailure, SocketKind
+from zpatterns.core import (
+    Close,
+    Command,
+    Deliver,
+    Discard,
+    Event,
+    Fail,
+    Frames,
+    MessagesDropped,
+    Open,
+    PortId,
+    Rng,
+    SendFailure,
+    SocketKind,
+)
 from zpatterns.errors import ClosedError, QueueFull, RemoteError, RequestTimeout, ZPatternsError
 from zpatterns.mdp import wire
 from zpatterns.mdp.events import AttemptFailed
@@ -124,7 +138,7 @@ class _Call:
 class ClientCore:
     """Makes calls of attempts. The front end numbers the calls; each ends with one Deliver(last) or one Fail."""
 
-    PORTS = ()
+    PORTS: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, endpoints: Sequence[str], options: ClientOptions, rng: Rng) -> None:
         self._endpoints = tuple(endpoints)
@@ -427,7 +441,9 @@ class ClientCore:
         elapsed = now - call.started
         where = " or ".join(self._endpoints)
         if not call.attempts:
-            text = f"the call waited for all of its {elapsed:.3g} s behind {self._in_flight} others; raise max_in_flight"
+            text = (
+                f"the call waited for all of its {elapsed:.3g} s behind {self._in_flight} others; raise max_in_flight"
+            )
         else:
             text = (
                 f"no answer from service {_text(call)!r} through {where} within {elapsed:.3g} s "

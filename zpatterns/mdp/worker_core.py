@@ -5,9 +5,22 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-from zpatterns.core import Cancel, Close, Command, Event, Frames, MessagesDropped, Open, PortId, Rng, Run
-from zpatterns.core import SendFailure, SocketKind
+from zpatterns.core import (
+    Cancel,
+    Close,
+    Command,
+    Event,
+    Frames,
+    MessagesDropped,
+    Open,
+    PortId,
+    Rng,
+    Run,
+    SendFailure,
+    SocketKind,
+)
 from zpatterns.mdp import wire
 from zpatterns.mdp.events import BrokerLost, HandlerFailed, HandlerTimedOut, Registered
 from zpatterns.timing import Backoff, Liveness
@@ -58,7 +71,7 @@ class WorkerCore:
     :meth:`handler_done` or :meth:`handler_failed` exactly once, however late.
     """
 
-    PORTS = (PORT,)
+    PORTS: ClassVar[tuple[str, ...]] = (PORT,)
 
     def __init__(
         self,
