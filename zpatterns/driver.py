@@ -25,7 +25,7 @@ from zpatterns.core import (
     Subscribe,
 )
 from zpatterns.errors import ForkedError, ZPatternsError
-from zpatterns.sockets import Link, SocketSettings
+from zpatterns.sockets import POLLOUT, Link, SocketSettings
 from zpatterns.telemetry import Telemetry
 
 P = ParamSpec("P")
@@ -141,13 +141,14 @@ class Driver:
         link.scheduled = False
         if link.closed or self.closed:
             return
-        if link.blocked and not link.routed:
-            self._flush(self.now(), link)
         core, port = self.core, link.port
         budget, rounds = 1, 0
         # One message first: most wake-ups bring just one, and asking whether there are more is cheaper than
         # the exception that says there are none.
-        while not link.closed and link.readable():
+        while not link.closed and (events := link.events()):
+            if events & POLLOUT:
+                self._flush(self.now(), link)
+                continue
             if not core.wants_to_read(port):
                 link.paused = True
                 self._paused.add(link)
@@ -211,8 +212,10 @@ class Driver:
         if self._sent_on:
             # A send may have swallowed the signal that a message has come.
             for link in self._sent_on:
-                if not link.closed and not link.paused and not link.scheduled and link.readable():
-                    self._schedule(link)
+                if not link.closed and not link.scheduled:
+                    events = link.events()
+                    if events & POLLOUT or (events and not link.paused):
+                        self._schedule(link)
             self._sent_on.clear()
         if self._paused:
             self._resume()
@@ -224,7 +227,7 @@ class Driver:
             self.after_turn()
 
     def _flush(self, now: float, ready: Link | None = None) -> None:
-        """Try the outboxes of full peers again: those whose time has come, and all of the `ready` link."""
+        """Try the outboxes of full peers again: those whose time has come, and that of the `ready` link."""
         failures: list[tuple[PortId, Frames, SendFailure]] = []
         for link in list(self._blocked):
             if link is ready or (link.retry_at is not None and link.retry_at <= now):

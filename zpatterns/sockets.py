@@ -17,7 +17,8 @@ from zpatterns.errors import EndpointError
 # Plain ints: pyzmq's flag enums cost five microseconds a message in arithmetic alone.
 _NOBLOCK = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
-_POLLIN = int(zmq.POLLIN)
+POLLIN = int(zmq.POLLIN)
+POLLOUT = int(zmq.POLLOUT)
 
 _KINDS = {
     SocketKind.ROUTER: zmq.ROUTER,
@@ -141,7 +142,8 @@ class Link:
     __slots__ = (
         "_boxed_bytes",
         "_boxes",
-        "_poll",
+        "_poll_both",
+        "_poll_in",
         "_recv",
         "_send",
         "_settings",
@@ -168,7 +170,8 @@ class Link:
         self._settings = settings
         self._recv = socket.recv
         self._send = zmq.backend.Socket.send.__get__(socket)
-        self._poll = [(socket, _POLLIN)]
+        self._poll_in = [(socket, POLLIN)]
+        self._poll_both = [(socket, POLLIN | POLLOUT)]
         self.routed = kind is SocketKind.ROUTER
         self._boxes: dict[bytes, _Outbox] = {}
         self._boxed_bytes = 0
@@ -212,9 +215,14 @@ class Link:
         """The socket, for a ``zmq.Poller``."""
         return self._socket
 
-    def readable(self) -> bool:
-        """Whether a message waits. The file descriptor is edge-triggered: ask after every drain and send."""
-        return bool(zmq.zmq_poll(self._poll, 0))  # type: ignore[attr-defined, no-untyped-call, unused-ignore]
+    def events(self) -> int:
+        """POLLIN if a message waits; and POLLOUT if the outbox of a socket with one peer can be emptied.
+
+        The file descriptor is edge-triggered, and this question takes its signal away: ask after every drain and
+        every send, and act on both answers.
+        """
+        ready = zmq.zmq_poll(self._poll_both if self._boxes and not self.routed else self._poll_in, 0)
+        return int(ready[0][1]) if ready else 0
 
     def receive(self, budget: int) -> list[Frames]:
         """Up to `budget` messages that have arrived; fewer once there are no more."""
