@@ -63,7 +63,6 @@ class Driver:
         self.core = core
         self.links: dict[PortId, Link] = {}
         self.closed = False
-        self.after_turn: Callable[[], None] | None = None
         self.telemetry = telemetry
         self._context = context
         self._settings = settings
@@ -96,6 +95,9 @@ class Driver:
     def _set_timer(self, when: float | None) -> None:
         """Call :meth:`_timer` at `when`; a call too early does no harm."""
         raise NotImplementedError
+
+    def _turn_ended(self) -> None:
+        """All is carried out. For a driver that has somebody to tell."""
 
     # For front ends.
 
@@ -223,8 +225,7 @@ class Driver:
             self._set_timer(self._next_timer())
         for event in core.events():
             self.telemetry.emit(event)
-        if self.after_turn is not None:
-            self.after_turn()
+        self._turn_ended()
 
     def _flush(self, now: float, ready: Link | None = None) -> None:
         """Try the outboxes of full peers again: those whose time has come, and that of the `ready` link."""

@@ -20,8 +20,6 @@ Body: TypeAlias = bytes | str | Sequence[bytes | str] | None
 _PARTS_AHEAD = 64
 """Parts that a generator in a thread may be ahead of the socket."""
 
-_CONGESTED_POLL = 0.005
-
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -55,15 +53,9 @@ def to_frames(value: object) -> Frames:
     """One frame or several, as the wire wants them: at least one. Errors: TypeError for what is no body."""
     if value is None:
         return [b""]
-    if isinstance(value, bytes):
-        return [value]
-    if isinstance(value, str):
-        return [value.encode()]
-    if isinstance(value, bytearray | memoryview):
-        return [bytes(value)]
-    if isinstance(value, Sequence):
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview | str):
         return [_frame(part) for part in value] or [b""]
-    raise TypeError(f"a body is bytes, str, None or a sequence of bytes and str, not {type(value).__name__}")
+    return [_frame(value)]
 
 
 def _frame(part: object) -> bytes:
@@ -73,7 +65,7 @@ def _frame(part: object) -> bytes:
         return part.encode()
     if isinstance(part, bytearray | memoryview):
         return bytes(part)
-    raise TypeError(f"a frame is bytes or str, not {type(part).__name__}")
+    raise TypeError(f"a body is bytes, str, None or a sequence of bytes and str, and this is {type(part).__name__}")
 
 
 def is_stream(handler: Handler) -> bool:
@@ -107,6 +99,7 @@ class Lane:
         self._thread: threading.Thread | None = None
         self._cancelled = 0
         self._room = threading.Semaphore(_PARTS_AHEAD)
+        self._making_room: set[asyncio.Task[None]] = set()
 
     def start(self, run: int, request: Request) -> None:
         """Begin run `run`. On the loop's thread."""
@@ -144,7 +137,7 @@ class Lane:
                 try:
                     async for part in result:
                         driver.call(core.handler_partial, run, to_frames(part), driver.now())
-                        await self._not_congested()
+                        await self._driver.uncongested()
                 finally:
                     await result.aclose()
                 frames = [b""]
@@ -157,10 +150,6 @@ class Lane:
         else:
             if not driver.closed:
                 driver.call(core.handler_done, run, frames, driver.now())
-
-    async def _not_congested(self) -> None:
-        while not self._driver.closed and any(link.blocked for link in self._driver.links.values()):
-            await asyncio.sleep(_CONGESTED_POLL)
 
     def _tell_error(self, run: int, error: BaseException) -> None:
         if isinstance(error, RemoteError):
@@ -212,8 +201,9 @@ class Lane:
 
     def _tell_partial(self, run: int, frames: Frames) -> None:
         self._core.handler_partial(run, frames, self._driver.now())
-        asyncio.get_running_loop().create_task(self._make_room())
+        self._making_room.add(task := asyncio.get_running_loop().create_task(self._make_room()))
+        task.add_done_callback(self._making_room.discard)
 
     async def _make_room(self) -> None:
-        await self._not_congested()
+        await self._driver.uncongested()
         self._room.release()

@@ -8,7 +8,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import zmq
 from tornado.ioloop import IOLoop
@@ -58,6 +58,8 @@ class ReactorDriver(Driver):
         self._armed = 0.0
         self._stall_threshold = stall_threshold
         self._descriptors: dict[Link, int] = {}
+        self._uncongested: list[asyncio.Future[None]] = []
+        self.after_turn: Callable[[], None] | None = None
         self.now = reactor.loop.time  # type: ignore[method-assign]
         reactor.attach(self)
 
@@ -66,9 +68,17 @@ class ReactorDriver(Driver):
         with contextlib.suppress(RuntimeError):  # the loop has ended, and with it whatever this was for
             self._loop.call_soon_threadsafe(self._called, method, args)
 
+    async def uncongested(self) -> None:
+        """Wait until no outbox holds anything, or the driver is closed."""
+        while self._blocked and not self.closed:
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._uncongested.append(waiter)
+            await waiter
+
     def close(self, linger: float = 0.0) -> None:
         if not self.closed:
             super().close(linger)
+            self._turn_ended()
             self._reactor.detach(self)
 
     def _called(self, method: Callable[..., Any], args: tuple[Any, ...]) -> None:
@@ -112,6 +122,15 @@ class ReactorDriver(Driver):
             self._armed = when
             self._handle = self._loop.call_at(when, self._on_timer)
 
+    def _turn_ended(self) -> None:
+        if self._uncongested and (self.closed or not self._blocked):
+            waiters, self._uncongested = self._uncongested, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+        if self.after_turn is not None:
+            self.after_turn()
+
     def _on_timer(self) -> None:
         self._handle = None
         if self.closed:
@@ -137,7 +156,9 @@ class Reactor:
     """
 
     # The reactor lives as long as a driver or a caller holds it; it holds its loop, so never the reverse.
-    _current: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[Reactor]] = weakref.WeakKeyDictionary()
+    _current: ClassVar[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[Reactor]]] = (
+        weakref.WeakKeyDictionary()
+    )
 
     def __init__(self, *, rng: Rng = default_rng) -> None:
         self.rng = rng

@@ -104,9 +104,9 @@ class BrokerLost(Event):
 
 @dataclass(frozen=True, slots=True)
 class HandlerFailed(Event):
-    """Worker: the handler raised; its caller got the error."""
+    """Worker: the handler raised; its caller got the error. (Its traceback is logged beside this.)"""
 
-    level: ClassVar[str] = "error"
+    level: ClassVar[str] = "debug"
     service: bytes
     code: str
     message: str
