@@ -128,6 +128,27 @@ class MessagesDropped(Event):
     count: int
 
 
+class Drops:
+    """A core's count of the messages it dropped, by reason."""
+
+    __slots__ = ("_fresh", "totals")
+
+    def __init__(self) -> None:
+        self.totals: dict[str, int] = {}
+        self._fresh: dict[str, int] = {}
+
+    def add(self, reason: str) -> None:
+        """One more."""
+        self.totals[reason] = self.totals.get(reason, 0) + 1
+        self._fresh[reason] = self._fresh.get(reason, 0) + 1
+
+    def tell(self, events: list[Event]) -> None:
+        """Append an event for each reason that was added since the last call."""
+        if self._fresh:
+            events += [MessagesDropped(reason, count) for reason, count in self._fresh.items()]
+            self._fresh.clear()
+
+
 class Core(Protocol):
     """A protocol as a pure state machine; see the module's text for the order of a turn."""
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -15,6 +18,8 @@ import zpatterns
 
 _TIED = "ZPATTERNS_TIED_TO_PARENT"
 _DIRECTORY = "ZPATTERNS_CHILDREN_DIRECTORY"
+
+_END_TIMEOUT = 3.0
 
 PLAIN = b"plain"
 HOLD = b"hold"
@@ -36,8 +41,11 @@ class Children:
         return self
 
     def __exit__(
-        self, _type: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None
+        self, kind: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None
     ) -> None:
+        if kind is None:
+            # A worker that is told to stop says goodbye to its broker; one that is killed is missed there.
+            self._end(subprocess.Popen.terminate)
         self.close()
 
     def start_worker(self, service: str, endpoint: str, *options: str) -> int:
@@ -77,15 +85,21 @@ class Children:
 
     def close(self) -> None:
         """Kill what still runs and remove the directory."""
-        for process, _ in self._processes:
-            process.kill()
+        self._end(subprocess.Popen.kill)
         for process, errors in self._processes:
-            process.wait()
             if process.stdin is not None:
                 process.stdin.close()
             errors.close()
         self._processes.clear()
         self._temporary.cleanup()
+
+    def _end(self, how: Callable[[subprocess.Popen[bytes]], None]) -> None:
+        for process, _ in self._processes:
+            how(process)
+        deadline = time.monotonic() + _END_TIMEOUT
+        for process, _ in self._processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
 
 
 def shared_directory() -> Path:

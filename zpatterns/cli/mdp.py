@@ -34,7 +34,7 @@ from zpatterns.cli.base import (
     version_option,
 )
 from zpatterns.cli.output import frame_to_json, print_table
-from zpatterns.cli.serving import serve
+from zpatterns.cli.serving import run_announced
 from zpatterns.errors import ServiceNotFound
 
 
@@ -92,7 +92,7 @@ def broker(bind: Sequence[str], queue_max: int | None, log_format: Any, **option
     configure_logging(log_format)
     with arguments_checked():
         service = Broker(*bind, **options)
-    serve(service)
+    run_announced(service)
 
 
 broker.params.append(version_option())
@@ -131,7 +131,7 @@ def worker(
             serving = target(endpoints, service=service, **options)
         else:
             serving = Worker(endpoints, service=service, handler=target, **options)
-    serve(serving)
+    serving.run()
 
 
 @mdp.command(cls=Command)

@@ -1,33 +1,32 @@
-"""Servers and workers of the command line: run until told to stop, and one log line when ready."""
+"""Servers of the command line: run until told to stop, and one log line when ready."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zpatterns.service import Service
+    from zpatterns.mdp import Broker
 
 
-def serve(service: Service) -> None:
-    """Run `service` until SIGINT or SIGTERM, then let it finish what it has in hand."""
+def run_announced(server: Broker) -> None:
+    """Run `server` until SIGINT or SIGTERM, and log the real endpoint once it is bound."""
     from zpatterns.reactor import Reactor
 
-    Reactor().run(service, _ReadyLine(service))
+    Reactor().run(server, _ReadyLine(server))
 
 
 class _ReadyLine:
-    """Started after the service itself, and so just when that is ready."""
+    """Started after the server itself, and so just when that is ready."""
 
-    def __init__(self, service: Any) -> None:
-        self._service = service
+    def __init__(self, server: Broker) -> None:
+        self._server = server
 
     async def start(self, reactor: Any = None) -> None:
         from zpatterns.telemetry import Telemetry
 
-        service = self._service
-        endpoints = list(getattr(service, "endpoints", ()))
+        endpoints = self._server.endpoints
         fields = {"endpoints": endpoints} if len(endpoints) > 1 else {}
-        Telemetry(service.source).info("ready", endpoint=service.endpoint, **fields)
+        Telemetry(self._server.source).info("ready", endpoint=endpoints[0], **fields)
 
     async def stop(self, drain: float = 0.0) -> None:
         pass

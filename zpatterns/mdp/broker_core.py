@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
-from zpatterns.core import Command, Event, Frames, MessagesDropped, PortId, SendFailure
+from zpatterns.core import Command, Drops, Event, Frames, PortId, SendFailure
 from zpatterns.mdp import mmi, wire
 from zpatterns.mdp.broker_state import (
-    REQUEST_OVERHEAD,
+    Backlog,
     BrokerOptions,
     BrokerStatistics,
     OnWorkerLoss,
     Request,
     Service,
+    Streams,
     Worker,
+    request_size,
 )
 from zpatterns.mdp.events import (
     RequestExpired,
@@ -53,21 +55,20 @@ class BrokerCore:
         self._interval = self.options.liveness.interval
         self._lease = self.options.liveness.lease
         self._ttl = self.options.request_ttl
+        is_retry = self.options.on_worker_loss is OnWorkerLoss.RETRY
+        self._deliveries_max = self.options.deliveries_max if is_retry else 1
         self._out: list[Frames] = []
         self._events: list[Event] = []
         self._workers: dict[bytes, Worker] = {}
         self._services: dict[bytes, Service] = {}
-        self._streams: dict[bytes, list[Request]] = {}
+        self._streams = Streams()
         self._checks: Deadlines[Worker] = Deadlines()
-        self._expiries: Deadlines[Request] = Deadlines()
-        self._queued = 0
-        self._queued_bytes = 0
+        self._backlog = Backlog()
         self._in_flight = 0
         self._last_now = float("inf")
         self._grace_until = 0.0
         self._draining = False
-        self._dropped: dict[str, int] = {}
-        self._dropped_before: dict[str, int] = {}
+        self._drops = Drops()
         self._requests = self._replies = self._partials = self._requeued = self._expired = 0
         self._refused = self._lost = self._undelivered = self._workers_lost = self._heartbeats = 0
 
@@ -113,7 +114,7 @@ class BrokerCore:
                 self._answer_mmi(client, version, name, body, now)
                 return
             if not wire.is_service_name(name):
-                self._drop("bad-service-name")
+                self._drops.add("bad-service-name")
                 return
         self._requests += 1
         if self._draining:
@@ -130,19 +131,20 @@ class BrokerCore:
             if worker is not None:
                 self._assign(worker, request, now)
                 return
-        request.size = REQUEST_OVERHEAD + sum(map(len, body))
-        if service.queued >= self.options.queue_max or self._queued_bytes + request.size > self.options.queue_bytes_max:
+        if (
+            service.queued >= self.options.queue_max
+            or self._backlog.bytes + request_size(body) > self.options.queue_bytes_max
+        ):
             self._refuse(client, version, name, wire.CODE_OVERLOADED, f"the queue of service {name.decode()!r} is full")
             self._forget_if_unused(service)
             return
-        self._enqueue(request)
-        service.requests.append(request)
+        self._backlog.append(request)
 
     def _reply(self, worker: Worker, client: bytes, body: Frames, now: float) -> None:
         """REPLY or FINAL: the worker is done with its request."""
         request = worker.request
         if request is None or request.client != client:
-            self._unexpected(worker, now)
+            self._dismiss(worker, "unexpected", now)
             return
         worker.expiry = now + self._lease
         worker.request = None
@@ -156,13 +158,13 @@ class BrokerCore:
             else:
                 self._out.append([client, CLIENT_2, wire.CLIENT_FINAL_2, request.service.name, *body])
         if request.streaming:
-            self._end_stream(request)
+            self._streams.end(request)
         self._ready(worker, now)
 
     def _partial(self, worker: Worker, client: bytes, body: Frames, now: float) -> None:
         request = worker.request
         if request is None or request.client != client:
-            self._unexpected(worker, now)
+            self._dismiss(worker, "unexpected", now)
             return
         worker.expiry = now + self._lease
         if request.over:
@@ -170,8 +172,7 @@ class BrokerCore:
         self._partials += 1
         if request.version == 2:
             if not request.streaming:
-                request.streaming = True
-                self._streams.setdefault(client, []).append(request)
+                self._streams.begin(request)
             self._out.append([client, CLIENT_2, wire.CLIENT_PARTIAL_2, request.service.name, *body])
             return
         # A 0.1 client gets one REPLY: all the parts, then the last (18/MDP leaves this open).
@@ -190,7 +191,7 @@ class BrokerCore:
     ) -> None:
         """A message of a registered worker, other than a plain 0.1 REPLY."""
         if worker.dialect is not dialect:
-            self._unexpected(worker, now)
+            self._dismiss(worker, "unexpected", now)
         elif command == dialect.heartbeat and not rest:
             worker.expiry = now + self._lease
         elif command == dialect.disconnect and not rest:
@@ -200,7 +201,7 @@ class BrokerCore:
         elif command == dialect.partial and len(rest) > 2 and not rest[1]:
             self._partial(worker, rest[0], rest[2:], now)
         elif command == dialect.ready and len(rest) == 1:
-            self._unexpected(worker, now)  # 7/MDP: "The worker MUST NOT send a further READY."
+            self._dismiss(worker, "unexpected", now)  # 7/MDP: "The worker MUST NOT send a further READY."
         else:
             self._invalid(worker, now)
 
@@ -209,10 +210,10 @@ class BrokerCore:
         if command == dialect.ready and len(rest) == 1:
             name = rest[0]
             if name.startswith(wire.MMI_PREFIX):
-                self._drop("reserved-service-name")
-                self._out.append([peer, *dialect.build(dialect.disconnect)])
+                self._drops.add("reserved-service-name")
+                self._say(peer, dialect, dialect.disconnect)
             elif not wire.is_service_name(name):
-                self._drop("bad-service-name")
+                self._drops.add("bad-service-name")
             else:
                 self._register(peer, dialect, name, now)
         elif command == dialect.disconnect and not rest:
@@ -221,17 +222,17 @@ class BrokerCore:
             command in (dialect.final, dialect.partial) and len(rest) > 2 and not rest[1]
         ):
             # Valid but unexpected: it was registered once, or its READY was lost with an earlier broker.
-            self._drop("not-registered")
-            self._out.append([peer, *dialect.build(dialect.disconnect)])
+            self._drops.add("not-registered")
+            self._say(peer, dialect, dialect.disconnect)
         else:
-            self._drop("invalid")
+            self._drops.add("invalid")
 
     def _register(self, peer: bytes, dialect: wire.WorkerDialect, name: bytes, now: float) -> None:
         service = self._services.get(name)
         if service is None:
             if len(self._services) >= self.options.services_max:
-                self._drop("too-many-services")
-                self._out.append([peer, *dialect.build(dialect.disconnect)])
+                self._drops.add("too-many-services")
+                self._say(peer, dialect, dialect.disconnect)
                 return
             service = self._services[name] = Service(name)
         worker = self._workers[peer] = Worker(peer, dialect, service, now)
@@ -242,18 +243,18 @@ class BrokerCore:
         self._events.append(WorkerRegistered(peer, name, dialect.version))
         self._ready(worker, now)
 
-    def _unexpected(self, worker: Worker, now: float) -> None:
-        """7/MDP: "MUST respond to any valid but unexpected command by sending DISCONNECT"."""
-        self._drop("unexpected")
-        self._out.append([worker.id, *worker.dialect.build(worker.dialect.disconnect)])
-        self._remove(worker, "unexpected command", now)
-
     def _invalid(self, worker: Worker | None, now: float) -> None:
         """7/MDP: "SHOULD respond to invalid messages by dropping them and treating that peer as invalid"."""
-        self._drop("invalid")
-        if worker is not None:
-            self._out.append([worker.id, *worker.dialect.build(worker.dialect.disconnect)])
-            self._remove(worker, "invalid message", now)
+        if worker is None:
+            self._drops.add("invalid")
+        else:
+            self._dismiss(worker, "invalid", now)
+
+    def _dismiss(self, worker: Worker, reason: str, now: float) -> None:
+        """7/MDP: "MUST respond to any valid but unexpected command by sending DISCONNECT"."""
+        self._drops.add(reason)
+        self._say(worker.id, worker.dialect, worker.dialect.disconnect)
+        self._remove(worker, reason, now)
 
     # Queues.
 
@@ -271,30 +272,13 @@ class BrokerCore:
         """The worker can take a request: the oldest that waits, or it waits itself."""
         service = worker.service
         while service.queued and not self._draining:
-            request = service.next_request()
-            assert request is not None
-            self._dequeue(request)
+            request = self._backlog.take(service)
             if request.expiry > now:
                 self._assign(worker, request, now)
                 return
             self._expire(request)
         worker.idle = True
         service.idle.append(worker)
-
-    def _enqueue(self, request: Request) -> None:
-        request.is_queued = True
-        request.deadline = request.expiry
-        request.service.queued += 1
-        self._queued += 1
-        self._queued_bytes += request.size
-        self._expiries.add(request)
-
-    def _dequeue(self, request: Request) -> None:
-        request.is_queued = False
-        request.deadline = None
-        request.service.queued -= 1
-        self._queued -= 1
-        self._queued_bytes -= request.size
 
     def _expire(self, request: Request) -> None:
         request.body = []  # it may be some time before the queue lets go of it
@@ -325,18 +309,13 @@ class BrokerCore:
 
     def _requeue(self, request: Request, now: float) -> None:
         if request.streaming:
-            self._end_stream(request)
+            self._streams.end(request)
         if request.over:
             return
         name = request.service.name
-        options = self.options
         if self._draining:
             self._refuse(request.client, request.version, name, wire.CODE_DRAINING, _STOPPING)
-        elif (
-            request.streaming
-            or request.deliveries >= options.deliveries_max
-            or options.on_worker_loss is OnWorkerLoss.FAIL
-        ):
+        elif request.streaming or request.deliveries >= self._deliveries_max:
             self._lost += 1
             self._events.append(RequestLost(name, request.client, request.deliveries))
             why = "in the middle of its stream" if request.streaming else f"after {request.deliveries} deliveries"
@@ -354,22 +333,16 @@ class BrokerCore:
                 self._assign(worker, request, now)
                 return
             # It was accepted once, so the limits of the queue do not apply to it again.
-            request.size = request.size or REQUEST_OVERHEAD + sum(map(len, request.body))
-            self._enqueue(request)
-            request.service.requests.appendleft(request)
+            self._backlog.append_first(request)
 
     def _forget_if_unused(self, service: Service) -> None:
         if not service.workers and not service.queued:
             self._services.pop(service.name, None)
 
-    def _end_stream(self, request: Request) -> None:
-        streams = self._streams.get(request.client)
-        if streams is not None and request in streams:
-            streams.remove(request)
-            if not streams:
-                del self._streams[request.client]
-
     # Messages out.
+
+    def _say(self, peer: bytes, dialect: wire.WorkerDialect, command: bytes) -> None:
+        self._out.append([peer, *dialect.build(command)])
 
     def _send_client(self, client: bytes, version: int, service: bytes, body: Frames) -> None:
         if version == 1:
@@ -418,11 +391,9 @@ class BrokerCore:
             self._remove(worker, reason.value, now)
             return
         self._undelivered += 1
-        self._drop(f"client-{reason.value}")
+        self._drops.add(f"client-{reason.value}")
         if frames[1] == CLIENT_2 and frames[2] == wire.CLIENT_PARTIAL_2:
-            # A stream with a hole is worse than one that ends: nothing more of it is sent.
-            for request in self._streams.pop(peer, ()):
-                request.over = True
+            self._streams.break_off(peer)
 
     # Time.
 
@@ -433,7 +404,7 @@ class BrokerCore:
         self._last_now = now
 
     def next_timer(self) -> float | None:
-        check, expiry = self._checks.next(), self._expiries.next()
+        check, expiry = self._checks.next(), self._backlog.next_expiry()
         if check is None or expiry is None:
             return expiry if check is None else check
         return min(check, expiry)
@@ -447,17 +418,14 @@ class BrokerCore:
                 self._remove(worker, _EXPIRED, now)
                 continue
             if worker.sent_at + self._interval <= soon:
-                self._out.append([worker.id, *worker.dialect.build(worker.dialect.heartbeat)])
+                self._say(worker.id, worker.dialect, worker.dialect.heartbeat)
                 self._heartbeats += 1
                 worker.sent_at = now
             worker.deadline = min(worker.sent_at + self._interval, max(worker.expiry, self._grace_until))
             self._checks.add(worker)
-        for request in self._expiries.due(now):
-            if request.is_queued:
-                self._dequeue(request)
-                self._expire(request)
-                request.service.trim()
-                self._forget_if_unused(request.service)
+        for request in self._backlog.take_expired(now):
+            self._expire(request)
+            self._forget_if_unused(request.service)
 
     # The end.
 
@@ -465,8 +433,8 @@ class BrokerCore:
         """Give out no more work: what is queued is refused, what is in a worker's hands may come back."""
         self._draining = True
         for service in list(self._services.values()):
-            while (request := service.next_request()) is not None:
-                self._dequeue(request)
+            while service.queued:
+                request = self._backlog.take(service)
                 self._refuse(request.client, request.version, service.name, wire.CODE_DRAINING, _STOPPING)
             self._forget_if_unused(service)
 
@@ -479,18 +447,14 @@ class BrokerCore:
         """Say DISCONNECT to every worker: they turn to another broker at once."""
         self._draining = True
         for worker in list(self._workers.values()):
-            self._out.append([worker.id, *worker.dialect.build(worker.dialect.disconnect)])
+            self._say(worker.id, worker.dialect, worker.dialect.disconnect)
             self._remove(worker, _STOPPED, now)
 
     def check_invariants(self) -> None:
-        queued = sum(service.queued for service in self._services.values())
-        assert queued == self._queued, "queued requests are miscounted"
-        assert self._queued_bytes >= queued * REQUEST_OVERHEAD
+        self._backlog.check_invariants(self._services)
         assert self._in_flight == sum(worker.request is not None for worker in self._workers.values())
         for name, service in self._services.items():
             assert service.name == name
-            assert service.queued == sum(request.is_queued for request in service.requests)
-            assert service.queued <= self.options.queue_max + self.options.services_max
             idle = [worker for worker in service.idle if worker.idle]
             assert len(service.idle) - len(idle) == service.stale, "stale entries are miscounted"
             assert len(set(map(id, idle))) == len(idle), "a worker waits twice"
@@ -504,24 +468,12 @@ class BrokerCore:
             assert worker.deadline is not None, "nobody watches a worker"
             request = worker.request
             assert request is None or not request.is_queued
-            assert request is None or 0 < request.deliveries <= self.options.deliveries_max
-        for requests in self._streams.values():
-            assert requests and all(request.streaming for request in requests)
+            assert request is None or 0 < request.deliveries <= self._deliveries_max
 
     # Telling.
 
-    def _drop(self, reason: str) -> None:
-        self._dropped[reason] = self._dropped.get(reason, 0) + 1
-
     def events(self) -> list[Event]:
-        if self._dropped != self._dropped_before:
-            for reason, count in self._dropped.items():
-                fresh = count - self._dropped_before.get(reason, 0)
-                if fresh:
-                    self._events.append(MessagesDropped(reason, fresh))
-            self._dropped_before = dict(self._dropped)
-        if not self._events:
-            return []
+        self._drops.tell(self._events)
         events, self._events = self._events, []
         return events
 
@@ -539,8 +491,8 @@ class BrokerCore:
             heartbeats=self._heartbeats,
             workers=len(self._workers),
             services=len(self._services),
-            queued=self._queued,
-            queued_bytes=self._queued_bytes,
+            queued=self._backlog.count,
+            queued_bytes=self._backlog.bytes,
             in_flight=self._in_flight,
-            dropped=dict(self._dropped),
+            dropped=dict(self._drops.totals),
         )

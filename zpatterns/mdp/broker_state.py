@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from zpatterns.core import Frames
 from zpatterns.mdp.wire import WorkerDialect
-from zpatterns.timing import Liveness
+from zpatterns.timing import Deadlines, Liveness
 
 REQUEST_OVERHEAD = 512
 """What a queued request costs beside its body, in bytes, as `queue_bytes_max` counts it."""
@@ -68,6 +69,11 @@ class BrokerStatistics:
     dropped: dict[str, int]
 
 
+def request_size(body: Frames) -> int:
+    """What a queued request counts for, in bytes."""
+    return REQUEST_OVERHEAD + sum(map(len, body))
+
+
 class Request:
     """One request of a client, from its arrival to its last reply."""
 
@@ -82,7 +88,6 @@ class Request:
         "is_queued",
         "over",
         "service",
-        "size",
         "streaming",
         "version",
     )
@@ -100,7 +105,6 @@ class Request:
         self.streaming = False  # a PARTIAL has been forwarded
         self.held: Frames | None = None  # parts for a client that can take only one reply
         self.held_bytes = 0
-        self.size = REQUEST_OVERHEAD
 
 
 class Worker:
@@ -126,7 +130,8 @@ class Service:
 
     def __init__(self, name: bytes) -> None:
         self.name = name
-        self.requests: deque[Request] = deque()  # with expired ones until they come to the front
+        # The oldest first; with expired ones until they come to the front. The Backlog does the counting.
+        self.requests: deque[Request] = deque()
         self.queued = 0
         # The least recently used worker first. One that is gone stays until it is popped or most are such:
         # taking it from the middle would cost a scan.
@@ -145,21 +150,6 @@ class Service:
             self.stale -= 1
         return None
 
-    def next_request(self) -> Request | None:
-        """Take the request that has waited for longest; the caller does the counting."""
-        requests = self.requests
-        while requests:
-            request = requests.popleft()
-            if request.is_queued:
-                return request
-        return None
-
-    def trim(self) -> None:
-        """Let go of expired requests at the front."""
-        requests = self.requests
-        while requests and not requests[0].is_queued:
-            requests.popleft()
-
     def discard_idle(self, worker: Worker) -> None:
         """A worker that waits here is gone."""
         worker.idle = False
@@ -167,3 +157,97 @@ class Service:
         if self.stale > 16 and self.stale * 2 > len(self.idle):
             self.idle = deque(other for other in self.idle if other.idle)
             self.stale = 0
+
+
+class Backlog:
+    """All the requests that wait, whatever their service: how many, how large, and until when."""
+
+    __slots__ = ("_expiries", "bytes", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.bytes = 0
+        self._expiries: Deadlines[Request] = Deadlines()
+
+    def append(self, request: Request) -> None:
+        """The request waits behind all others of its service."""
+        request.service.requests.append(request)
+        self._add(request)
+
+    def append_first(self, request: Request) -> None:
+        """The request, which had its turn before, waits in front of all others of its service."""
+        request.service.requests.appendleft(request)
+        self._add(request)
+
+    def take(self, service: Service) -> Request:
+        """Take the request that is first in the queue of `service`, which must not be empty."""
+        while not (request := service.requests.popleft()).is_queued:
+            pass
+        self._remove(request)
+        return request
+
+    def take_expired(self, now: float) -> list[Request]:
+        """Take the requests whose time has run out."""
+        expired = self._expiries.due(now)
+        for request in expired:
+            self._remove(request)
+            requests = request.service.requests
+            while requests and not requests[0].is_queued:
+                requests.popleft()
+        return expired
+
+    def next_expiry(self) -> float | None:
+        """When to call :meth:`take_expired`."""
+        return self._expiries.next()
+
+    def check_invariants(self, services: Mapping[bytes, Service]) -> None:
+        """Assert that the counts are those of `services`, all that there are."""
+        waiting = [request for service in services.values() for request in service.requests if request.is_queued]
+        assert self.count == len(waiting), "queued requests are miscounted"
+        assert self.bytes == sum(request_size(request.body) for request in waiting), "queued bytes are miscounted"
+        for service in services.values():
+            assert service.queued == sum(request.is_queued for request in service.requests)
+        assert all(request.deadline is not None for request in waiting), "a queued request would wait for ever"
+
+    def _add(self, request: Request) -> None:
+        request.is_queued = True
+        request.deadline = request.expiry
+        request.service.queued += 1
+        self.count += 1
+        self.bytes += request_size(request.body)
+        self._expiries.add(request)
+
+    def _remove(self, request: Request) -> None:
+        request.is_queued = False
+        request.deadline = None
+        request.service.queued -= 1
+        self.count -= 1
+        self.bytes -= request_size(request.body)
+
+
+class Streams:
+    """The requests of which a PARTIAL has been forwarded, by client."""
+
+    __slots__ = ("_by_client",)
+
+    def __init__(self) -> None:
+        self._by_client: dict[bytes, list[Request]] = {}
+
+    def begin(self, request: Request) -> None:
+        """Its first PARTIAL goes out."""
+        request.streaming = True
+        self._by_client.setdefault(request.client, []).append(request)
+
+    def end(self, request: Request) -> None:
+        """Its FINAL went out, or it was given up."""
+        requests = self._by_client.get(request.client, [])
+        if request in requests:
+            requests.remove(request)
+            if not requests:
+                del self._by_client[request.client]
+
+    def break_off(self, client: bytes) -> None:
+        """A PARTIAL did not reach `client`: a stream with a hole is worse than one that ends, and which of them
+        it was cannot be told, so nothing more of any is sent."""
+        for request in self._by_client.pop(client, ()):
+            request.over = True

@@ -16,10 +16,10 @@ from zpatterns.core import (
     Command,
     Deliver,
     Discard,
+    Drops,
     Event,
     Fail,
     Frames,
-    MessagesDropped,
     Open,
     PortId,
     Rng,
@@ -160,8 +160,7 @@ class ClientCore:
         self._commands: list[Command] = []
         self._events: list[Event] = []
         self._started = self._replies = self._errors = self._timeouts = self._cancelled = self._attempts = 0
-        self._dropped: dict[str, int] = {}
-        self._dropped_now: dict[str, int] = {}
+        self._drops = Drops()
 
     # What the front end asks for.
 
@@ -268,19 +267,19 @@ class ClientCore:
         for frames in batch:
             connection = self._connections.get(port)
             if connection is None:
-                self._drop("late")  # what came between our Close and its execution
+                self._drops.add("late")  # what came between our Close and its execution
                 continue
             call = connection.call
             if call is None:
                 # Nothing is owed on an idle connection: who knows what else it would bring the next call.
-                self._drop("unsolicited")
+                self._drops.add("unsolicited")
                 self._idle[connection.endpoint].remove(connection)
                 self._idle_count -= 1
                 self._close(connection)
                 continue
             reply = wire.parse_client_reply(call.version, call.service, frames)
             if reply is None:
-                self._drop("invalid")
+                self._drops.add("invalid")
                 continue
             body, last = reply
             if last:
@@ -455,16 +454,8 @@ class ClientCore:
 
     # Telling.
 
-    def _drop(self, reason: str) -> None:
-        self._dropped_now[reason] = self._dropped_now.get(reason, 0) + 1
-        self._dropped[reason] = self._dropped.get(reason, 0) + 1
-
     def events(self) -> list[Event]:
-        if self._dropped_now:
-            self._events += [MessagesDropped(reason, count) for reason, count in self._dropped_now.items()]
-            self._dropped_now.clear()
-        if not self._events:
-            return []
+        self._drops.tell(self._events)
         events, self._events = self._events, []
         return events
 
@@ -479,7 +470,7 @@ class ClientCore:
             waiting=self._waiting_count,
             in_flight=self._in_flight,
             connections=len(self._connections),
-            dropped=dict(self._dropped),
+            dropped=dict(self._drops.totals),
         )
 
     def check_invariants(self) -> None:

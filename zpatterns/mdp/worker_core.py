@@ -11,9 +11,9 @@ from zpatterns.core import (
     Cancel,
     Close,
     Command,
+    Drops,
     Event,
     Frames,
-    MessagesDropped,
     Open,
     PortId,
     Rng,
@@ -116,8 +116,7 @@ class WorkerCore:
 
         self._requests = self._replies = self._partials = self._errors = self._timeouts = 0
         self._discarded = self._registrations = self._heartbeats = 0
-        self._dropped: dict[str, int] = {}
-        self._dropped_now: dict[str, int] = {}
+        self._drops = Drops()
 
     def start(self, now: float) -> None:
         """Connect to the first endpoint and say READY."""
@@ -138,23 +137,23 @@ class WorkerCore:
     def receive_many(self, batch: Iterable[Frames], now: float, port: PortId = PORT) -> None:
         if self._notice_stall(now):
             for _ in batch:
-                self._drop("stale")
+                self._drops.add("stale")
             return
         dialect = self._dialect
         for frames in batch:
             if self._state not in (WorkerState.IDLE, WorkerState.BUSY):
-                self._drop("not-registered")  # what crossed our goodbye
+                self._drops.add("not-registered")  # what crossed our goodbye
                 continue
             parsed = dialect.parse(frames)
             if parsed is None:
-                self._drop("invalid")
+                self._drops.add("invalid")
                 continue
             command, rest = parsed
             if command == dialect.request and len(rest) > 2 and not rest[1]:
                 self._heard_at = now
                 if self._state is WorkerState.BUSY:
                     # 7/MDP: "Workers will handle at most one request a time".
-                    self._drop("second-request")
+                    self._drops.add("second-request")
                 else:
                     self._begin(rest[0], rest[2:], now)
             elif command == dialect.heartbeat and not rest:
@@ -162,7 +161,7 @@ class WorkerCore:
             elif command == dialect.disconnect and not rest:
                 self._lose("disconnected by the broker", now)
             else:
-                self._drop("invalid")
+                self._drops.add("invalid")
 
     def _begin(self, client: bytes, body: Frames, now: float) -> None:
         self._state = WorkerState.BUSY
@@ -298,7 +297,7 @@ class WorkerCore:
 
     def send_failed(self, port: PortId, frames: Frames, reason: SendFailure, now: float) -> None:
         """What a broker that went away does not get, another worker's delivery makes up for."""
-        self._drop(f"broker-{reason.value}")
+        self._drops.add(f"broker-{reason.value}")
 
     def ports_to_send(self) -> tuple[str, ...]:
         return self.PORTS if self._out else ()
@@ -381,16 +380,8 @@ class WorkerCore:
 
     # Telling.
 
-    def _drop(self, reason: str) -> None:
-        self._dropped_now[reason] = self._dropped_now.get(reason, 0) + 1
-        self._dropped[reason] = self._dropped.get(reason, 0) + 1
-
     def events(self) -> list[Event]:
-        if self._dropped_now:
-            self._events += [MessagesDropped(reason, count) for reason, count in self._dropped_now.items()]
-            self._dropped_now.clear()
-        if not self._events:
-            return []
+        self._drops.tell(self._events)
         events, self._events = self._events, []
         return events
 
@@ -406,7 +397,7 @@ class WorkerCore:
             heartbeats=self._heartbeats,
             registered=self._state in (WorkerState.IDLE, WorkerState.BUSY),
             busy=self._running,
-            dropped=dict(self._dropped),
+            dropped=dict(self._drops.totals),
         )
 
     def check_invariants(self) -> None:
