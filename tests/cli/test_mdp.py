@@ -8,8 +8,10 @@ import socket
 import time
 
 import pytest
+from click.testing import CliRunner
 
 from tests.cli.processes import Server, broker, until, zpatterns
+from zpatterns.cli import main
 
 HANDLERS = '''
 import time
@@ -114,7 +116,7 @@ def test_a_generator_streams_and_a_request_has_the_whole(endpoint, directory):
 def test_a_handler_that_raises_is_exit_code_1_with_its_message(endpoint, directory):
     with worker(endpoint, "fail", "--handler", "handlers:fail", cwd=directory) as server:
         result = request(endpoint, "fail", "x", "--wait")
-        assert server.wait_for("handler_failed")
+        assert server.wait_for("handler_raised")
     assert result.returncode == 1
     assert b"no such customer: 42" in result.stderr
     assert b"Traceback" not in result.stderr
@@ -156,19 +158,22 @@ def test_nobody_listening_is_exit_code_4_at_the_timeout(free_port):
     assert result.stderr.count(b"\n") == 1, result.stderr
 
 
+BAD_ENDPOINTS = [
+    "127.0.0.1:5555",
+    "tcp://127.0.0.1",
+    "tcp://127.0.0.1:99999",
+    "carrier-pigeon://x",
+    "tcp://no-such-host.invalid:5",
+    "tcp://a..b:5",
+    "tcp://[zz]:5",
+]
+ASKING = [["request", "echo", "x"], ["services"], ["worker", "echo", "--echo"], ["bench"]]
+
+
 @pytest.mark.parametrize(
-    "bad",
-    [
-        "127.0.0.1:5555",
-        "tcp://127.0.0.1",
-        "tcp://127.0.0.1:99999",
-        "carrier-pigeon://x",
-        "tcp://no-such-host.invalid:5",
-        "tcp://a..b:5",
-        "tcp://[zz]:5",
-    ],
+    ("command", "bad"),
+    [*((ASKING[0], bad) for bad in BAD_ENDPOINTS), *((command, "nowhere") for command in ASKING[1:])],
 )
-@pytest.mark.parametrize("command", [["request", "echo", "x"], ["services"], ["worker", "echo", "--echo"], ["bench"]])
 def test_an_address_that_is_none_is_exit_code_5(command, bad):
     result = zpatterns("mdp", *command, "--connect", bad)
     assert result.returncode == 5
@@ -202,11 +207,8 @@ def test_an_address_in_use_is_exit_code_5():
         ["request", "echo", "x", "--protocol", "0.3"],
         ["request", "", "x"],
         ["request", "line\nbreak", "x"],
-        ["request", b"\xff", "x"],
         ["request", "n" * 256, "x"],
-        ["worker", "mmi.mine", "--echo"],
         ["worker", "echo", "--echo", "--handler", "json:dumps"],
-        ["worker", "echo", "--handler", "no_such_module_at_all:f"],
         ["worker", "echo", "--concurrency", "0"],
         ["broker", "--liveness", "0"],
         ["broker", "--request-ttl", "inf"],
@@ -215,6 +217,20 @@ def test_an_address_in_use_is_exit_code_5():
     ],
 )
 def test_what_makes_no_sense_is_exit_code_2(arguments):
+    result = CliRunner().invoke(main, ["mdp", *arguments])
+    assert result.exit_code == 2, result.output
+    assert "Usage:" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["request", b"\xff", "x"],
+        ["worker", "mmi.mine", "--echo"],
+        ["worker", "echo", "--handler", "no_such_module_at_all:f"],
+    ],
+)
+def test_what_is_found_out_later_is_exit_code_2_without_a_traceback(arguments):
     result = zpatterns("mdp", *arguments)
     assert result.returncode == 2, result.stderr
     assert b"Traceback" not in result.stderr
