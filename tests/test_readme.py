@@ -33,8 +33,8 @@ def test_the_example_greets_the_world(tmp_path):
         assert name, f"a program without a name:\n{block}"
         (tmp_path / name[1]).write_text(elsewhere(block))
     (console,) = blocks("console")
-    commands = [shlex.split(elsewhere(line.removeprefix("$ "))) for line in console.splitlines()]
-    broker, worker, client, request = commands
+    steps = [step.rstrip("\n").split("\n", 1) for step in elsewhere(console).split("$ ")[1:]]
+    (broker, worker), *calls = [[shlex.split(step[0].removesuffix("&")) for step in steps[:2]], *steps[2:]]
 
     env = clean_environment(
         PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
@@ -57,8 +57,8 @@ def test_the_example_greets_the_world(tmp_path):
         process = subprocess.Popen([sys.executable, *worker[1:]], cwd=tmp_path, env=env)
         try:
             until(lambda: server.events("worker_registered"), "the worker has registered")
-            assert run(client) == "[b'Hello, world']\n"
-            assert run(request) == "Hello, world\n"
+            for command, shown in calls:
+                assert run(shlex.split(command)) == shown + "\n"
         finally:
             process.kill()
             process.wait(DEADLINE)

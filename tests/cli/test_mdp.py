@@ -149,12 +149,14 @@ def test_wait_ends_at_the_timeout_with_exit_code_4(endpoint):
     assert b"never" in result.stderr
 
 
-def test_nobody_listening_is_exit_code_4_at_the_timeout(free_port):
+@pytest.mark.parametrize("command", [["request", "echo", "x"], ["services"]])
+def test_nobody_listening_is_exit_code_4_at_the_timeout(free_port, command):
     begin = time.monotonic()
-    result = request(f"tcp://127.0.0.1:{free_port}", "echo", "x", "--timeout", "0.5")
+    result = zpatterns("mdp", *command, "--connect", f"tcp://127.0.0.1:{free_port}", "--timeout", "0.5")
     assert result.returncode == 4
     assert 0.5 <= time.monotonic() - begin < 5
-    assert str(free_port).encode() in result.stderr
+    assert f"no broker answered at tcp://127.0.0.1:{free_port}".encode() in result.stderr
+    assert b"mmi." not in result.stderr  # which nobody asked for
     assert result.stderr.count(b"\n") == 1, result.stderr
 
 

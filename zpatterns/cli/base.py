@@ -217,6 +217,21 @@ def check_endpoints(endpoints: Sequence[str]) -> list[str]:
 
 
 @contextmanager
+def broker_expected(endpoints: Sequence[str]) -> Iterator[None]:
+    """While the broker itself is asked: no answer then means that no broker is there."""
+    try:
+        yield
+    except RequestTimeout as error:
+        raise RequestTimeout(
+            f"no broker answered at {', '.join(endpoints)} within {error.elapsed or 0:.3g} s: is one running there?",
+            endpoint=endpoints[0],
+            service=error.service,
+            attempts=error.attempts,
+            elapsed=error.elapsed,
+        ) from error
+
+
+@contextmanager
 def arguments_checked() -> Iterator[None]:
     """A ValueError of a constructor means that the command was called wrongly; a bad endpoint stays one."""
     try:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from zpatterns.cli.base import broker_expected
 from zpatterns.cli.children import Children
 from zpatterns.errors import RequestTimeout, ServiceNotFound, ZPatternsError
 
@@ -108,15 +109,16 @@ async def _measure(
             for _ in range(clients)
         ]
         first = open_clients[0]
-        if service is None:
-            # Asked first: without a broker there is no point in starting anything.
-            service = f"zpatterns-bench-{secrets.token_hex(4)}"
-            await first.has_service(service)
+        own = service is None
+        service = service or f"zpatterns-bench-{secrets.token_hex(4)}"
+        with broker_expected(endpoints):
+            is_served = await first.has_service(service)
+        if own:
             lanes = str(min(_LANES_MAX, clients * in_flight))
             handler = ("--handler", "zpatterns.cli.child_handlers:echo", "--concurrency", lanes)
             children.start_worker(service, endpoints[0], *handler)
             await _until_served(first, service, children)
-        elif not await first.has_service(service):
+        elif not is_served:
             raise ServiceNotFound(
                 f"no worker serves {service!r} at {', '.join(endpoints)}: start one, or leave out --service",
                 service=service,

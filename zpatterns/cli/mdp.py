@@ -20,6 +20,7 @@ from zpatterns.cli.base import (
     Failure,
     Group,
     arguments_checked,
+    broker_expected,
     check_endpoints,
     connect_option,
     heartbeat_interval_option,
@@ -171,12 +172,15 @@ def request(
     with arguments_checked():
         client = Client(endpoints, timeout=timeout, retries=retries, protocol=protocol)
     with client:
-        if not wait and not service.startswith("mmi.") and not client.has_service(service):
-            raise ServiceNotFound(
-                f"no worker serves {service!r} at {', '.join(endpoints)}: start one, or use --wait",
-                service=service,
-                endpoint=endpoints[0],
-            )
+        if not wait and not service.startswith("mmi."):
+            with broker_expected(endpoints):
+                is_served = client.has_service(service)
+            if not is_served:
+                raise ServiceNotFound(
+                    f"no worker serves {service!r} at {', '.join(endpoints)}: start one, or use --wait",
+                    service=service,
+                    endpoint=endpoints[0],
+                )
         reply = client.request(service, *frames, timeout=max(0.001, deadline - time.monotonic()))
     if as_json:
         click.echo(json.dumps([frame_to_json(frame) for frame in reply], ensure_ascii=False))
@@ -197,7 +201,7 @@ def services(connect: Sequence[str], timeout: float, retries: int, as_json: bool
     endpoints = check_endpoints(connect)
     with arguments_checked():
         client = Client(endpoints, timeout=timeout, retries=retries)
-    with client:
+    with client, broker_expected(endpoints):
         code, *rest = client.request("mmi.services", b"")
     if code != b"200" or not rest:
         raise Failure(
