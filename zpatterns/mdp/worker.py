@@ -64,7 +64,7 @@ class Worker(Service):
             raise ValueError("Worker needs a service name: set `service` on the class or pass service=")
         if name.startswith(wire.MMI_PREFIX) or not wire.is_service_name(name):
             raise ValueError(f"{self._name!r} cannot be a service name: 1 to 255 printable bytes, not in 'mmi.'")
-        version = protocol or self.protocol
+        version = self.protocol if protocol in (None, "auto") else protocol
         if version == "auto":
             version = "0.2" if is_stream(self._handler) else "0.1"
         if version not in wire.WORKER_DIALECTS:
