@@ -108,14 +108,13 @@ def resolve_endpoint(endpoint: str) -> None:
     """
     if not endpoint.startswith("tcp://"):
         return
-    host = urlsplit(endpoint).hostname
-    if host is None or host == "*":
-        return
     try:
-        _socket.getaddrinfo(host, None)
-    except OSError as error:
+        host = urlsplit(endpoint).hostname
+        if host is not None and host != "*":
+            _socket.getaddrinfo(host, None)
+    except (OSError, ValueError) as error:  # ValueError: a name that no resolver would take, such as 'a..b'
         raise EndpointError(
-            f"the host {host!r} of {endpoint!r} cannot be resolved ({error.strerror or error}); "
+            f"the host of {endpoint!r} cannot be resolved ({getattr(error, 'strerror', None) or error}); "
             "check its spelling and your DNS",
             endpoint=endpoint,
         ) from error

@@ -51,6 +51,8 @@ class Broker(Service):
     ) -> None:
         if not endpoints:
             raise EndpointError("Broker needs at least one endpoint to bind, such as 'tcp://127.0.0.1:5555'")
+        if on_worker_loss not in ("retry", "fail"):
+            raise ValueError(f"on_worker_loss must be 'retry' or 'fail', not {on_worker_loss!r}")
         super().__init__(on_event=on_event)
         self._core = BrokerCore(
             BrokerOptions(

@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 from zpatterns.blocking import BlockingDriver, Waiter
 from zpatterns.core import Command, Deliver, Event, Fail, Frames
@@ -62,6 +62,10 @@ class _ClientBase:
         self._numbers = itertools.count(1)
         self._closed = False
         self._pid = os.getpid()
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """What only one of the clients has."""
 
     def statistics(self) -> ClientStatistics:
         """Counters since the start, and what is open now."""
@@ -78,6 +82,8 @@ class _ClientBase:
 
 
 def _service_name(service: str) -> bytes:
+    if not isinstance(service, str):
+        raise TypeError(f"a service is named by a str, not by {type(service).__name__}: {service!r}")
     name = service.encode()
     if not wire.is_service_name(name):
         raise ValueError(f"{service!r} cannot be a service name: 1 to 255 printable bytes")
@@ -109,12 +115,9 @@ class AsyncClient(_ClientBase):
     Use it with ``async with``, or call :meth:`close`. It belongs to the event loop of its first call.
     """
 
-    _driver: ReactorDriver | None = None
-    _calls: dict[int, asyncio.Future[Frames] | _Parts]
-
-    def __init__(self, endpoints: str | Sequence[str], **options: Any) -> None:
-        super().__init__(endpoints, **options)
-        self._calls = {}
+    def _prepare(self) -> None:
+        self._calls: dict[int, asyncio.Future[Frames] | _Parts] = {}
+        self._driver: ReactorDriver | None = None
 
     async def request(self, service: str, *frames: bytes | str, timeout: float | None = None) -> list[bytes]:
         """One request; the frames of its reply.
@@ -273,8 +276,7 @@ class Client(_ClientBase):
     The options are those of :class:`AsyncClient`. It starts no thread: whoever waits does the work for all.
     """
 
-    def __init__(self, endpoints: str | Sequence[str], **options: Any) -> None:
-        super().__init__(endpoints, **options)
+    def _prepare(self) -> None:
         self._calls: dict[int, _BlockingCall] = {}
         self._driver: BlockingDriver | None = None
         self._lock = threading.Lock()

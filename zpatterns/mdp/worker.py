@@ -65,6 +65,8 @@ class Worker(Service):
         # The echo needs no thread.
         own = _echo if type(self).handle is Worker.handle else self.handle
         self._handler: Handler = handler or own
+        if not callable(self._handler):
+            raise TypeError(f"handler must be a function of one request, not {self._handler!r}")
         name = self._name.encode()
         if not self._name:
             raise ValueError("Worker needs a service name: set `service` on the class or pass service=")
