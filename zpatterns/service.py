@@ -58,6 +58,7 @@ class Service:
         except BaseException:
             self._close()
             raise
+        self._telemetry.info("ready", **self._announcement())
         return self
 
     async def stop(self, drain: float = 5.0) -> None:
@@ -97,6 +98,10 @@ class Service:
         return self._drivers[0].statistics()
 
     # What a service provides.
+
+    def _announcement(self) -> dict[str, Any]:
+        """The fields of the log line that says it is ready."""
+        raise NotImplementedError
 
     def _attach(self, reactor: Reactor) -> None:
         """Make the drivers, into ``self._drivers``, and open their sockets."""

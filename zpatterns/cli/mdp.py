@@ -35,7 +35,6 @@ from zpatterns.cli.base import (
     version_option,
 )
 from zpatterns.cli.output import frame_to_json, print_table
-from zpatterns.cli.serving import run_announced
 from zpatterns.errors import ServiceNotFound
 
 
@@ -93,7 +92,7 @@ def broker(bind: Sequence[str], queue_max: int | None, log_format: Any, **option
     configure_logging(log_format)
     with arguments_checked():
         service = Broker(*bind, **options)
-    run_announced(service)
+    service.run()
 
 
 broker.params.append(version_option())

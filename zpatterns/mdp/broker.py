@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from zpatterns.core import Event, SocketKind
 from zpatterns.errors import EndpointError
@@ -79,6 +79,12 @@ class Broker(Service):
     def statistics(self) -> BrokerStatistics:
         """Counters since the start and what is held now."""
         return self._core.statistics()
+
+    def _announcement(self) -> dict[str, Any]:
+        fields: dict[str, Any] = {"endpoint": self.endpoint}
+        if len(self.endpoints) > 1:
+            fields["endpoints"] = self.endpoints
+        return fields
 
     def _attach(self, reactor: Reactor) -> None:
         driver = ReactorDriver(

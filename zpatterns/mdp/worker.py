@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from zpatterns.core import Cancel, Command, Event, Run
 from zpatterns.handlers import Handler, Lane, Request, is_stream
@@ -110,6 +110,9 @@ class Worker(Service):
                 dropped[reason] = dropped.get(reason, 0) + count
         names = [field.name for field in fields(WorkerStatistics) if field.name != "dropped"]
         return WorkerStatistics(**{name: sum(getattr(lane, name) for lane in lanes) for name in names}, dropped=dropped)
+
+    def _announcement(self) -> dict[str, Any]:
+        return {"endpoint": self.endpoint, "service": self._name, "concurrency": self._concurrency}
 
     def _attach(self, reactor: Reactor) -> None:
         for number in range(self._concurrency):
