@@ -313,14 +313,15 @@ class BrokerCore:
         if request.over:
             return
         name = request.service.name
-        if self._draining:
-            self._refuse(request.client, request.version, name, wire.CODE_DRAINING, _STOPPING)
-        elif request.streaming or request.deliveries >= self._deliveries_max:
+        if request.streaming or request.deliveries >= self._deliveries_max:
             self._lost += 1
             self._events.append(RequestLost(name, request.client, request.deliveries))
             why = "in the middle of its stream" if request.streaming else f"after {request.deliveries} deliveries"
             text = f"its worker was lost {why}; see the workers' logs"
             self._send_client(request.client, request.version, name, wire.error_body(wire.CODE_LOST, text))
+        elif self._draining:
+            # Another broker may have it: this answer invites the client to try again.
+            self._refuse(request.client, request.version, name, wire.CODE_DRAINING, _STOPPING)
         elif request.expiry <= now:
             self._expire(request)
         else:
@@ -385,7 +386,7 @@ class BrokerCore:
             if (
                 command == worker.dialect.request
                 and request is not None
-                and frames[4 if frames[1] else 6 :] == request.body
+                and frames[5 if frames[1] else 6 :] == request.body
             ):
                 request.deliveries -= 1
             self._remove(worker, reason.value, now)

@@ -53,7 +53,7 @@ CODE_TOO_LARGE = b"too-large"
 CODE_HANDLER_TIMEOUT = b"handler-timeout"
 
 NOT_STARTED = frozenset({"429", "503"})
-"""Codes that say the request never began, so that another attempt is safe."""
+"""Codes that invite another attempt: the request never began, or a broker that goes on would have sent it again."""
 
 
 def error_body(code: bytes, text: str) -> Frames:
