@@ -84,7 +84,6 @@ class BlockingDriver(Driver):
 
     def submit(self, work: Callable[[], object]) -> None:
         """Have `work`, which may use :meth:`call`, done by whoever leads; by this thread if nobody does."""
-        self.check_process()
         with self._lock:
             if self.closed:
                 raise ClosedError(f"{self.telemetry.source} is closed; make a new one")
@@ -123,7 +122,6 @@ class BlockingDriver(Driver):
 
     def close(self, linger: float = 0.0) -> None:
         """Close every socket and the context. Threads that wait are woken; safe from any thread, and twice."""
-        self.check_process()
 
         def shut() -> None:
             if not self.closed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, ParamSpec, TypeVar
@@ -24,7 +23,7 @@ from zpatterns.core import (
     SocketKind,
     Subscribe,
 )
-from zpatterns.errors import ForkedError, ZPatternsError
+from zpatterns.errors import ZPatternsError
 from zpatterns.sockets import POLLOUT, Link, SocketSettings
 from zpatterns.telemetry import Telemetry
 
@@ -73,7 +72,6 @@ class Driver:
         self._sent_on: set[Link] = set()
         self._blocked: set[Link] = set()
         self._paused: set[Link] = set()
-        self._pid = os.getpid()
 
     # What a subclass provides.
 
@@ -100,14 +98,6 @@ class Driver:
         """All is carried out. For a driver that has somebody to tell."""
 
     # For front ends.
-
-    def check_process(self) -> None:
-        """Raise :class:`ForkedError` in a child of the process that made this object."""
-        if os.getpid() != self._pid:
-            raise ForkedError(
-                f"{self.telemetry.source} was made in process {self._pid} and used in its child {os.getpid()}; "
-                "sockets do not survive a fork: make a new one in the child"
-            )
 
     def bind(self, port: PortId, kind: SocketKind, endpoint: str) -> str:
         """Bind the socket of `port`, made at the first call, to one endpoint more; return the real one."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from zpatterns.core import Event
-from zpatterns.errors import ClosedError, EndpointError, ForkedError
+from zpatterns.errors import ClosedError, EndpointError
 from zpatterns.reactor import Reactor, ReactorDriver
-from zpatterns.sockets import check_endpoint
+from zpatterns.sockets import ProcessGuard, check_endpoint
 from zpatterns.telemetry import Telemetry
 
 GOODBYE_LINGER = 1.0
@@ -34,14 +33,14 @@ class Service:
         self._drivers: list[ReactorDriver] = []
         self._reactor: Reactor | None = None
         self._stopping: asyncio.Future[None] | None = None
-        self._pid = os.getpid()
+        self._process = ProcessGuard(type(self).__name__)
 
     def run(self) -> None:
         """Serve with a reactor of its own until SIGINT or SIGTERM, then drain and return.
 
         Errors: :class:`EndpointError` for an address that cannot be bound or parsed.
         """
-        self._check_process()
+        self._process.check()
         Reactor().run(self)
 
     async def start(self, reactor: Reactor | None = None) -> Self:
@@ -49,7 +48,7 @@ class Service:
 
         Errors: :class:`EndpointError` for an address that cannot be bound or parsed.
         """
-        self._check_process()
+        self._process.check()
         if self._reactor is not None:
             raise ClosedError(f"{self.source} was started before; make a new one")
         self._reactor = reactor or Reactor.current()
@@ -63,7 +62,7 @@ class Service:
 
     async def stop(self, drain: float = 5.0) -> None:
         """Finish what was begun, for `drain` seconds at the most, say goodbye and close. Twice is once."""
-        self._check_process()
+        self._process.check()
         if self._reactor is None:
             return
         if self._stopping is not None:
@@ -132,13 +131,6 @@ class Service:
         finally:
             for driver in self._drivers:
                 driver.after_turn = None
-
-    def _check_process(self) -> None:
-        if os.getpid() != self._pid:
-            raise ForkedError(
-                f"{self.source} was made in process {self._pid} and used in its child {os.getpid()}; "
-                "sockets do not survive a fork: make a new one in the child"
-            )
 
 
 def endpoint_list(endpoints: str | Sequence[str], what: str) -> tuple[str, ...]:

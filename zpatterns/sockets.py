@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import socket as _socket
 from collections import deque
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 import zmq
 
 from zpatterns.core import Frames, PortId, Rng, SendFailure, SocketKind
-from zpatterns.errors import EndpointError
+from zpatterns.errors import EndpointError, ForkedError
 
 # Plain ints: pyzmq's flag enums cost five microseconds a message in arithmetic alone.
 _NOBLOCK = int(zmq.NOBLOCK)
@@ -118,6 +119,24 @@ def resolve_endpoint(endpoint: str) -> None:
             "check its spelling and your DNS",
             endpoint=endpoint,
         ) from error
+
+
+class ProcessGuard:
+    """Remembers the process that made an object with sockets."""
+
+    __slots__ = ("_pid", "_what")
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._pid = os.getpid()
+
+    def check(self) -> None:
+        """Raise :class:`ForkedError` in a child of that process."""
+        if os.getpid() != self._pid:
+            raise ForkedError(
+                f"this {self._what} was made in process {self._pid} and used in its child {os.getpid()}; "
+                "sockets do not survive a fork: make a new one in the child"
+            )
 
 
 class _Outbox:

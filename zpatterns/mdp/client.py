@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -13,13 +12,13 @@ from typing import Literal, Self, TypeAlias
 
 from zpatterns.blocking import BlockingDriver, Waiter
 from zpatterns.core import Command, Deliver, Event, Fail, Frames
-from zpatterns.errors import ClosedError, ForkedError
+from zpatterns.errors import ClosedError
 from zpatterns.handlers import to_frames
 from zpatterns.mdp import wire
 from zpatterns.mdp.client_core import ClientCore, ClientOptions, ClientStatistics
 from zpatterns.reactor import Reactor, ReactorDriver
 from zpatterns.service import endpoint_list
-from zpatterns.sockets import SocketSettings, default_rng
+from zpatterns.sockets import ProcessGuard, SocketSettings, default_rng
 from zpatterns.telemetry import Telemetry
 
 Protocol: TypeAlias = Literal["auto", "0.1", "0.2"]
@@ -61,7 +60,7 @@ class _ClientBase:
         self._core = ClientCore(self.endpoints, options, default_rng)
         self._numbers = itertools.count(1)
         self._closed = False
-        self._pid = os.getpid()
+        self._process = ProcessGuard(type(self).__name__)
         self._prepare()
 
     def _prepare(self) -> None:
@@ -72,11 +71,7 @@ class _ClientBase:
         return self._core.statistics()
 
     def _check(self) -> None:
-        if os.getpid() != self._pid:
-            raise ForkedError(
-                f"{type(self).__name__} was made in process {self._pid} and used in its child {os.getpid()}; "
-                "sockets do not survive a fork: make a new one in the child"
-            )
+        self._process.check()
         if self._closed:
             raise ClosedError(f"this {type(self).__name__} was closed; make a new one")
 
@@ -134,11 +129,11 @@ class AsyncClient(_ClientBase):
         try:
             driver.call(self._core.start_call, number, name, body, driver.now(), version=self._version, timeout=timeout)
             return await future
-        except asyncio.CancelledError:
+        except BaseException:
             self._cancel(number)
             raise
         finally:
-            self._calls.pop(number, None)
+            del self._calls[number]
 
     async def stream(
         self, service: str, *frames: bytes | str, timeout: float | None = None
@@ -174,7 +169,7 @@ class AsyncClient(_ClientBase):
                 yield part
         finally:
             self._cancel(number)
-            self._calls.pop(number, None)
+            del self._calls[number]
 
     async def has_service(self, service: str, *, timeout: float | None = None) -> bool:
         """Whether a worker is registered for `service` now (8/MMI, ``mmi.service``). Errors: RequestTimeout."""
@@ -262,12 +257,13 @@ class _Parts:
 class _BlockingCall:
     """What came for one call, and until when its thread waits, in monotonic seconds."""
 
-    __slots__ = ("items", "number", "patience")
+    __slots__ = ("items", "number", "over", "patience")
 
     def __init__(self, number: int, patience: float) -> None:
         self.number = number
         self.patience = patience
         self.items: deque[Deliver | Fail] = deque()
+        self.over = False
 
 
 class Client(_ClientBase):
@@ -369,6 +365,7 @@ class Client(_ClientBase):
                     timeout=timeout,
                 )
             except Exception as error:
+                call.over = True
                 call.items.append(Fail(call.number, error))
 
         driver.submit(begin)
@@ -389,9 +386,9 @@ class Client(_ClientBase):
 
     def _finish(self, call: _BlockingCall) -> None:
         """The caller is gone: by an answer, an error, an interrupt, or because it left a stream early."""
-        self._calls.pop(call.number, None)
+        del self._calls[call.number]
         driver = self._driver
-        if driver is not None and not self._closed:
+        if not call.over and driver is not None and not self._closed:
             driver.submit(lambda: driver.call(self._core.cancel_call, call.number, driver.now()))
 
     def _on_command(self, command: Command) -> None:
@@ -400,3 +397,4 @@ class Client(_ClientBase):
         call = self._calls.get(command.call)
         if call is not None:
             call.items.append(command)
+            call.over = isinstance(command, Fail) or command.last
