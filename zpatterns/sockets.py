@@ -30,6 +30,9 @@ _KINDS = {
     SocketKind.SUB: zmq.SUB,
 }
 
+# EINVAL is what an empty routing id gives.
+_GONE = (errno.EHOSTUNREACH, errno.EINVAL, zmq.ENOTSOCK, zmq.ETERM)
+
 _RETRY_FIRST = 0.005
 _RETRY_CAP = 0.1
 
@@ -246,67 +249,92 @@ class Link:
         """Up to `budget` messages that have arrived; fewer once there are no more."""
         recv = self._recv
         batch: list[Frames] = []
-        limit = self._settings.frames_max
         routed = self.routed
         try:
-            while len(batch) < budget:
+            for _ in range(budget):
                 if routed:
                     # A routing id always has more behind it, and a plain copy is four times as fast.
                     frames = [recv(_NOBLOCK)]
                     frame = recv(_NOBLOCK, False)
+                    frames.append(frame.bytes)
                 else:
-                    frames = []
                     frame = recv(_NOBLOCK, False)
-                frames.append(frame.bytes)
+                    frames = [frame.bytes]
                 while frame.more:
                     frame = recv(_NOBLOCK, False)
                     frames.append(frame.bytes)
-                    if len(frames) > limit:
-                        del frames[:]
-                        while frame.more:
-                            frame = recv(_NOBLOCK, False)
-                if frames:
-                    batch.append(frames)
-                else:
-                    self.oversize += 1
+                batch.append(frames)
         except zmq.Again:
             pass
+        limit = self._settings.frames_max
+        if batch and max(map(len, batch)) > limit:
+            within = [frames for frames in batch if len(frames) <= limit]
+            self.oversize += len(batch) - len(within)
+            return within
         return batch
 
     def send(self, messages: list[Frames], now: float, failures: list[tuple[PortId, Frames, SendFailure]]) -> None:
         """Hand each message to libzmq, or to its peer's outbox, or report it as failed."""
+        if self.routed:
+            self._send_routed(messages, now, failures)
+            return
         send = self._send
-        boxes = self._boxes
-        routed = self.routed
         for frames in messages:
-            if boxes and (frames[0] if routed else b"") in boxes:
+            if self._boxes:
                 self._box(frames, now, failures)
                 continue
+            begun = False
             try:
-                # The first frame chooses the peer: with a ROUTER only it can fail.
-                if len(frames) == 1:
-                    send(frames[0], _NOBLOCK)
-                    continue
-                send(frames[0], _MORE)
-            except zmq.Again:
-                self._box(frames, now, failures)
-                continue
-            except zmq.ZMQError as error:
-                failures.append((self.port, frames, _reason(error)))
-                continue
-            try:
-                for frame in frames[1:-1]:
+                for frame in frames[:-1]:
                     send(frame, _MORE)
-            except zmq.ZMQError:
-                # The connection broke in mid-message. libzmq rolled it back and now swallows frames up to the
-                # last: end it with an empty one, or the next message would be swallowed in its stead.
-                send(b"", _NOBLOCK)
-                failures.append((self.port, frames, SendFailure.UNREACHABLE))
+                    begun = True
+            except zmq.ZMQError as error:
+                if begun:
+                    # The connection broke in mid-message. libzmq rolled it back and now swallows frames up to the
+                    # last: end it with an empty one, or the next message would be swallowed in its stead.
+                    send(b"", _NOBLOCK)
+                self._not_sent(frames, begun, error, now, failures)
                 continue
             try:
                 send(frames[-1], _NOBLOCK)
-            except zmq.ZMQError:
-                failures.append((self.port, frames, SendFailure.UNREACHABLE))
+            except zmq.ZMQError as error:
+                self._not_sent(frames, begun, error, now, failures)
+
+    def _send_routed(
+        self, messages: list[Frames], now: float, failures: list[tuple[PortId, Frames, SendFailure]]
+    ) -> None:
+        # Only the routing id can fail on a ROUTER: if the peer goes while the rest is sent, libzmq drops it.
+        send = self._send
+        boxes = self._boxes
+        for frames in messages:
+            if boxes and frames[0] in boxes:
+                self._box(frames, now, failures)
+                continue
+            last = frames.pop()
+            try:
+                for frame in frames:
+                    send(frame, _MORE)
+                send(last, _NOBLOCK)
+            except zmq.ZMQError as error:
+                frames.append(last)
+                self._not_sent(frames, False, error, now, failures)
+
+    def _not_sent(
+        self,
+        frames: Frames,
+        begun: bool,
+        error: zmq.ZMQError,
+        now: float,
+        failures: list[tuple[PortId, Frames, SendFailure]],
+    ) -> None:
+        if begun:
+            failures.append((self.port, frames, SendFailure.UNREACHABLE))
+        elif error.errno == zmq.EAGAIN:
+            self._box(frames, now, failures)
+        elif error.errno in _GONE:
+            failures.append((self.port, frames, SendFailure.UNREACHABLE))
+        else:
+            raise error
 
     def flush(self, now: float, failures: list[tuple[PortId, Frames, SendFailure]], force: bool = False) -> None:
         """Try the outboxes whose time has come again, or all of them with `force`."""
@@ -374,12 +402,6 @@ class Link:
         # The only peer of another socket makes itself heard through the descriptor.
         if self.routed and (self.retry_at is None or box.retry_at < self.retry_at):
             self.retry_at = box.retry_at
-
-
-def _reason(error: zmq.ZMQError) -> SendFailure:
-    if error.errno in (errno.EHOSTUNREACH, zmq.ENOTSOCK, zmq.ETERM, errno.EINVAL):
-        return SendFailure.UNREACHABLE
-    raise error
 
 
 def _apply(socket: zmq.Socket[bytes], kind: SocketKind, settings: SocketSettings, rng: Rng) -> None:
