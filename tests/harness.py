@@ -62,18 +62,18 @@ class Harness(Generic[C]):
         self.step(self.core.receive_many, batch, self.now, self.port if port is None else port)
         return self.sent()
 
-    def advance(self, seconds: float) -> list[Frames]:
-        """Let time pass, with every timer on the way at its very moment; what the core sends."""
-        return self.until(self.now + seconds)
+    def advance(self, seconds: float, late: float = 0.0) -> list[Frames]:
+        """Let time pass, with every timer on the way at its very moment, or `late`; what the core sends."""
+        return self.until(self.now + seconds, late)
 
-    def until(self, when: float) -> list[Frames]:
+    def until(self, when: float, late: float = 0.0) -> list[Frames]:
         """:meth:`advance` to an absolute time."""
         for _ in range(100_000):
             timer = self.core.next_timer()
-            if timer is None or timer > when:
+            if timer is None or timer + late > when:
                 self.now = when
                 return self.sent()
-            self.now = max(self.now, timer)
+            self.now = max(self.now, timer + late)
             self.step(self.core.handle_timer, self.now)
         raise AssertionError("the core's timer spins")
 

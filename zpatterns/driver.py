@@ -278,10 +278,9 @@ class Driver:
 
     def _close(self, command: Close, now: float) -> None:
         link = self.links.get(command.port)
-        messages = self.core.messages_to_send(command.port)
         if link is not None and command.linger > 0:
             # What was said before the goodbye still goes out; there is nobody left to tell of a failure.
-            link.send(messages, now, [])
+            link.send(self.core.messages_to_send(command.port), now, [])
         self._close_link(command.port, command.linger)
 
     def _discard(self, command: Discard, now: float) -> None:

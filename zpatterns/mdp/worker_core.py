@@ -263,7 +263,7 @@ class WorkerCore:
 
     def _lose(self, reason: str, now: float) -> None:
         """Close the connection; go to the next broker after a back-off and once the handler is done."""
-        if now - self._connected_at > self._lease:
+        if self._heard_at - self._connected_at > self._lease:
             self._backoff.reset()
         delay = self._backoff.delay()
         self._events.append(BrokerLost(self._endpoint, reason, delay))
