@@ -197,9 +197,9 @@ class ClientHarness(Harness[ClientCore]):
             FixedRng(share),
         )
         super().__init__(core, 0)
-        self.out: list[tuple[PortId, Frames]] = []
+        self.out: list[tuple[int, Frames]] = []
 
-    def call(self, number: int, service: bytes = b"echo", *body: bytes, **options: Any) -> PortId:
+    def call(self, number: int, service: bytes = b"echo", *body: bytes, **options: Any) -> int:
         """Start a call; the port its first request went out on (0 if it waits)."""
         self.out.clear()
         self.step(self.core.start_call, number, service, list(body or (b"hello",)), self.now, **options)
@@ -209,6 +209,7 @@ class ClientHarness(Harness[ClientCore]):
         core = self.core
         self._asked += core.commands()
         for port in tuple(core.ports_to_send()):
+            assert isinstance(port, int)
             messages = core.messages_to_send(port)
             self._sent += messages
             self.out += [(port, frames) for frames in messages]

@@ -175,9 +175,9 @@ class ClientCore:
         is_stream: bool = False,
         timeout: float | None = None,
     ) -> None:
-        """Begin a call. Errors: QueueFull if too many wait already."""
+        """Begin a call. Errors: QueueFull if it would have to wait and too many do already."""
         options = self.options
-        if self._waiting_count >= options.queue_max:
+        if self._in_flight >= options.max_in_flight and self._waiting_count >= options.queue_max:
             raise QueueFull(
                 f"{self._waiting_count} calls wait already, the most this client may hold; "
                 "wait for some to end, or raise queue_max",
@@ -231,6 +231,10 @@ class ClientCore:
         call.window_end = window_end
         call.deadline = min(window_end, call.expiry)
         self._attempts += 1
+        self._send(call)
+
+    def _send(self, call: _Call) -> None:
+        """Have the request sent over a connection on which nothing is open."""
         idle = self._idle[call.endpoint]
         if idle:
             connection = idle.pop()
@@ -270,12 +274,13 @@ class ClientCore:
                 self._drops.add("late")  # what came between our Close and its execution
                 continue
             call = connection.call
-            if call is None:
-                # Nothing is owed on an idle connection: who knows what else it would bring the next call.
+            if call is None or port in self._out:
+                # Nothing was asked over this connection since its last answer: who knows what else it would bring.
                 self._drops.add("unsolicited")
-                self._idle[connection.endpoint].remove(connection)
-                self._idle_count -= 1
                 self._close(connection)
+                if call is not None:
+                    call.connections.remove(connection)
+                    self._send(call)
                 continue
             reply = wire.parse_client_reply(call.version, call.service, frames)
             if reply is None:
@@ -358,7 +363,11 @@ class ClientCore:
         self._in_flight -= 1
         while self._waiting and not self._closed and self._in_flight < self.options.max_in_flight:
             waiting = self._waiting.popleft()
-            if not waiting.over:
+            if waiting.over:
+                continue
+            if waiting.expiry <= now:
+                self._fail(waiting, self._timeout(waiting, now), now)
+            else:
                 self._waiting_count -= 1
                 self._begin(waiting, now)
                 self._deadlines.add(waiting)
@@ -374,6 +383,9 @@ class ClientCore:
 
     def _close(self, connection: _Connection) -> None:
         if self._connections.pop(connection.port, None) is not None:
+            if connection.call is None:
+                self._idle[connection.endpoint].remove(connection)
+                self._idle_count -= 1
             connection.call = None
             self._out.pop(connection.port, None)
             self._commands.append(Close(connection.port))
@@ -427,13 +439,8 @@ class ClientCore:
 
     def _close_idle(self, now: float) -> None:
         for idle in self._idle:
-            # The one used last is on top, so the bottom has been idle for longest.
-            count = 0
-            while count < len(idle) and idle[count].idle_since + self.options.idle_max <= now:
-                self._close(idle[count])
-                count += 1
-            del idle[:count]
-            self._idle_count -= count
+            for connection in [one for one in idle if one.idle_since + self.options.idle_max <= now]:
+                self._close(connection)
         self._idle_check_at = now + self.options.idle_max if self._idle_count else None
 
     def _timeout(self, call: _Call, now: float) -> RequestTimeout:
