@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copyreg
+
 
 class ZPatternsError(Exception):
     """The root of all that this package raises.
@@ -62,6 +64,10 @@ class RemoteError(ZPatternsError, RuntimeError):
         )
         self.code = code
         self.message = message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # By default a copy is made by calling the class with `args`, which is the text and not what __init__ takes.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class QueueFull(ZPatternsError, BlockingIOError):
