@@ -220,8 +220,9 @@ class Reactor:
                 with contextlib.suppress(RuntimeError):  # nobody is left to tell
                     self.loop.call_soon_threadsafe(ended.set)
 
-            # Ending a context waits for the lingering of its sockets: not on the loop's time.
-            threading.Thread(target=term, name="zpatterns-context-term").start()
+            # Ending a context waits for the lingering of its sockets: not on the loop's time, nor on that of an
+            # interpreter that ends; who wants the goodbyes to have left awaits settled().
+            threading.Thread(target=term, name="zpatterns-context-term", daemon=True).start()
 
     async def settled(self) -> None:
         """Wait until a context that is being ended has ended; at once while it is in use."""
