@@ -15,7 +15,7 @@ import zmq
 from zpatterns.core import Command, Core, Rng
 from zpatterns.driver import Driver
 from zpatterns.errors import ClosedError
-from zpatterns.sockets import Link, SocketSettings, default_rng
+from zpatterns.sockets import Link, SocketSettings, default_rng, new_context
 from zpatterns.telemetry import Telemetry
 
 
@@ -57,7 +57,7 @@ class BlockingDriver(Driver):
         telemetry: Telemetry,
         on_command: Callable[[Command], None],
     ) -> None:
-        self._own_context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._own_context = new_context()
         super().__init__(
             core,
             context=self._own_context,

@@ -15,7 +15,7 @@ from tornado.ioloop import IOLoop
 
 from zpatterns.core import Command, Core, Rng
 from zpatterns.driver import Driver, LoopStalled
-from zpatterns.sockets import Link, SocketSettings, default_rng
+from zpatterns.sockets import Link, SocketSettings, default_rng, new_context
 from zpatterns.telemetry import Telemetry
 
 _LATE = 0.05
@@ -201,7 +201,7 @@ class Reactor:
     def context(self) -> zmq.Context[zmq.Socket[bytes]]:
         """The one context; made when first asked for, ended with the last driver."""
         if self._context is None or self._context.closed:
-            self._context = zmq.Context()
+            self._context = new_context()
         return self._context
 
     def attach(self, driver: ReactorDriver) -> None:

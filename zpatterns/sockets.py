@@ -33,6 +33,8 @@ _KINDS = {
 # EINVAL is what an empty routing id gives.
 _GONE = (errno.EHOSTUNREACH, errno.EINVAL, zmq.ENOTSOCK, zmq.ETERM)
 
+_SOCKETS_MAX = 16_384
+
 _RETRY_FIRST = 0.005
 _RETRY_CAP = 0.1
 
@@ -122,6 +124,13 @@ def resolve_endpoint(endpoint: str) -> None:
             "check its spelling and your DNS",
             endpoint=endpoint,
         ) from error
+
+
+def new_context() -> zmq.Context[zmq.Socket[bytes]]:
+    """A context with room for as many sockets as a client may have open calls; libzmq's own limit is 1023."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    context.set(zmq.MAX_SOCKETS, _SOCKETS_MAX)
+    return context
 
 
 class ProcessGuard:
