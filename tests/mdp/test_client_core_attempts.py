@@ -77,6 +77,21 @@ def test_the_deadline_ends_a_call_in_the_middle_of_an_attempt():
     assert failed(client) == [(1, RequestTimeout)]
 
 
+@pytest.mark.parametrize("refused", [False, True])
+def test_the_deadline_ends_a_call_in_the_middle_of_a_back_off(refused):
+    """R2: at its deadline at the latest; the back-off before another attempt may reach beyond it."""
+    client = ClientHarness(timeout=8, retries=3, attempt_timeout=3.9, share=0.999)
+    port = client.call(1)
+    if refused:
+        client.until(START + 7.5)
+        client.give(answered(ERROR, b"429", b"full"), port=client.out[-1][0])
+        client.give(answered(ERROR, b"429", b"full"), port=port)
+    client.until(START + 7.999)
+    assert failed(client) == []
+    client.until(START + 8)
+    assert failed(client) == [(1, RequestTimeout)]
+
+
 def test_a_call_may_have_a_timeout_of_its_own():
     client = ClientHarness(timeout=8, retries=1)
     client.call(1, timeout=2.0)

@@ -261,7 +261,8 @@ class ClientCore:
         if call.backoff is None:
             # The back-off is taken out of the next attempt's window, so that all attempts fit into the call.
             call.backoff = Backoff(call.attempt_timeout / 4, call.attempt_timeout / 2, self._rng)
-        call.retry_at = call.deadline = now + call.backoff.delay()
+        call.retry_at = now + call.backoff.delay()
+        call.deadline = min(call.retry_at, call.expiry)
         call.window_end = now + call.attempt_timeout
         self._deadlines.add(call)
 
@@ -447,9 +448,7 @@ class ClientCore:
         elapsed = now - call.started
         where = " or ".join(self._endpoints)
         if not call.attempts:
-            text = (
-                f"the call waited for all of its {elapsed:.3g} s behind {self._in_flight} others; raise max_in_flight"
-            )
+            text = f"the call waited all its {elapsed:.3g} s behind {self._in_flight} others; raise max_in_flight"
         else:
             text = (
                 f"no answer from service {_text(call)!r} through {where} within {elapsed:.3g} s "
