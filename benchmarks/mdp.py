@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import machine, print_row, write_json
 from benchmarks.processes import BenchmarkError
 from benchmarks.rows import DEFAULT_ENDPOINT, QUICK, ROWS, Bench, Sizes
+from zpatterns.errors import EndpointError
+from zpatterns.sockets import check_endpoint
 
 _ROUNDS = 5
 
@@ -27,19 +29,38 @@ def _rounds(text: str) -> int:
     return rounds
 
 
+def _endpoint(text: str) -> str:
+    try:
+        return check_endpoint(text)
+    except EndpointError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _file(text: str) -> Path:
+    path = Path(text)
+    if not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{path.parent} is not a directory")
+    return path
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Measure the Majordomo broker, client and worker side by side with the least that pyzmq can do. "
+        description="Measure the Majordomo broker, client and worker side by side with the least that pyzmq can do.\n"
         "Figures of one run are comparable with each other only; so look at the ratios.",
-        epilog="rows: " + "; ".join(f"{name}: {function.__doc__}" for name, function in ROWS.items()),
+        epilog="rows:\n" + "\n".join(f"  {name:14}{function.__doc__}" for name, function in ROWS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help="measure only these")
     parser.add_argument("--rounds", type=_rounds, default=_ROUNDS, metavar="N", help="samples a side (default: 5)")
     parser.add_argument("--quick", action="store_true", help="one small round: shows that it runs, and nothing else")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample to FILE, too")
+    parser.add_argument("--json", type=_file, metavar="FILE", help="write every sample to FILE, too")
     parser.add_argument("--peer", metavar="CMD", help="a third side: a 7/MDP broker that this command starts")
     parser.add_argument(
-        "--peer-endpoint", default=DEFAULT_ENDPOINT, metavar="E", help="where it listens (default: %(default)s)"
+        "--peer-endpoint",
+        type=_endpoint,
+        default=DEFAULT_ENDPOINT,
+        metavar="E",
+        help="where it listens (default: %(default)s)",
     )
     parser.add_argument(
         "--load",
@@ -56,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and return the exit code: 1 if something could not be measured."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _end)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
     sizes = QUICK if options.quick else Sizes(rounds=options.rounds)
     bench = Bench(sizes, options.peer, options.peer_endpoint, options.load, options.echo)
     about = machine()
@@ -81,8 +103,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BenchmarkError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 

@@ -41,7 +41,7 @@ class Sizes:
     starts: int = 3
 
 
-QUICK = Sizes(rounds=1, requests=2_000, async_requests=500, pings=100, queued=2_000, idle=200, watch=0.5, starts=1)
+QUICK = Sizes(rounds=1, requests=2_000, async_requests=500, pings=100, queued=2_000, idle=200, watch=0.2, starts=1)
 
 
 @dataclass(frozen=True, slots=True)

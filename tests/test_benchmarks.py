@@ -1,0 +1,187 @@
+"""The benchmarks run, with every kind of side, and leave nothing behind. What they measure does not matter here."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from benchmarks.common import Measure, Wanted
+from benchmarks.peers import percentile
+from benchmarks.rows import OURS, PEER, RAW, ROWS
+from tests.cli.processes import DEADLINE, clean_environment, is_alive, until
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = str(ROOT / "benchmarks" / "mdp.py")
+BASELINE = f"{sys.executable} -m benchmarks.peers broker"
+
+LOAD = """
+import sys
+from zpatterns.mdp import Client
+
+endpoint, service, clients, in_flight, count, size = sys.argv[1:]
+with Client(endpoint) as client:
+    for _ in range(int(count) // 100):
+        assert client.request(service, bytes(int(size))) == [bytes(int(size))]
+print("of", clients, "clients with", in_flight, "open: 1234.5")
+"""
+
+
+def mdp(*arguments: str, timeout: float = 50.0) -> subprocess.CompletedProcess[str]:
+    """Run the script as its page says, from any directory."""
+    return subprocess.run(
+        [sys.executable, SCRIPT, *arguments],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env=clean_environment(),
+        timeout=timeout,
+        check=False,
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_row_is_measured_on_every_side(row, tmp_path):
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    # Our own broker is as good a stranger as any, and has all that a row may ask of one.
+    peer = shlex.join([sys.executable, "-m", "zpatterns", "mdp", "broker", "--bind", endpoint])
+    path = tmp_path / "figures.json"
+    result = mdp("--quick", "--rows", row, "--peer", peer, "--peer-endpoint", endpoint, "--json", str(path))
+    assert result.returncode == 0, result.stderr
+    document = json.loads(path.read_text())
+    assert {"processor", "cores", "python", "pyzmq", "libzmq"} <= document["machine"].keys()
+    (written,) = document["rows"]
+    assert written["row"] == row
+    assert f"\n{row}: {written['title']}\n" in result.stdout
+    for taken in written["measures"]:
+        what = taken["measure"]
+        assert len(taken["values"]) > 1, f"{what}: nothing to compare with"
+        assert taken["ratios"], f"{what}: not compared"
+        assert taken["medians"].keys() == taken["values"].keys()
+        assert row in ("idle", "startup") or taken["values"].keys() == {OURS, RAW, PEER}, what
+        # The memory of so few requests may come out of what the broker has already.
+        floor = -math.inf if row == "memory" else 0.0
+        for side, values in taken["values"].items():
+            assert all(value is not None and value > floor for value in values), f"{what}, {side}: {values}"
+    assert "wanted" not in result.stdout, "one small round is no reason to judge"
+
+
+def test_external_load_takes_the_place_of_ours(tmp_path):
+    (tmp_path / "load.py").write_text(LOAD)
+    load = f"{sys.executable} {tmp_path}/load.py {{endpoint}} {{service}} {{clients}} {{in_flight}} {{count}} {{size}}"
+    echo = f"{sys.executable} -m zpatterns mdp worker {{service}} --connect {{endpoint}} --concurrency {{workers}}"
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    path = tmp_path / "figures.json"
+    peer = ("--peer", f"{BASELINE} {endpoint}", "--peer-endpoint", endpoint)
+    rows = ("one-client", "many-clients")
+    result = mdp("--quick", "--rows", *rows, *peer, "--load", load, "--echo", echo, "--json", str(path))
+    assert result.returncode == 0, result.stderr
+    written = json.loads(path.read_text())["rows"]
+    assert [row["row"] for row in written] == list(rows)
+    for row in written:
+        rate = row["measures"][0]
+        assert rate["values"] == {OURS: [1234.5], RAW: [1234.5], PEER: [1234.5]}
+        assert [(ratio["side"], ratio["reference"]) for ratio in rate["ratios"]] == [(OURS, RAW), (OURS, PEER)]
+        assert rate["wanted"] == [{"side": OURS, "reference": PEER, "at_least": 1.0, "met": True}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--peer", "no-such-program"], "cannot start 'no-such-program'"),
+        (["--peer", "sh -c 'echo it is broken >&2; exit 7'"], "ended with code 7; it said:\nit is broken"),
+        (["--load", "sh -c 'exit 3'"], "ended with code 3"),
+        (["--load", "true"], "printed no number"),
+        (["--load", "{nothing}"], "cannot be filled in"),
+    ],
+)
+def test_what_does_not_work_is_told_with_its_reason(arguments, said):
+    result = mdp("--quick", "--rows", "one-client", "--peer-endpoint", f"tcp://127.0.0.1:{free_port()}", *arguments)
+    assert result.returncode == 1
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_stranger_at_the_peers_endpoint_is_not_measured_in_its_place():
+    with socket.socket() as stranger:
+        stranger.bind(("127.0.0.1", 0))
+        stranger.listen()
+        endpoint = f"tcp://127.0.0.1:{stranger.getsockname()[1]}"
+        result = mdp("--quick", "--rows", "memory", "--peer", f"{BASELINE} {endpoint}", "--peer-endpoint", endpoint)
+    assert result.returncode == 1
+    assert f"something listens at {endpoint} already" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--rows", "no-such-row"], ["--rounds", "2"], ["--json", "/no/such/folder/file"], ["--peer-endpoint", "5555"]],
+)
+def test_wrong_use_is_told_before_anything_is_measured(arguments):
+    result = mdp(*arguments)
+    assert result.returncode == 2
+    assert result.stderr.startswith("usage: ")
+    assert not result.stdout
+
+
+@contextmanager
+def measuring(temporary: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
+    """A measurement on its way, and the processes that it has started so far: broker, workers and load."""
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT, "--rows", "one-client"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=clean_environment(TMPDIR=str(temporary)),
+    )
+
+    def children() -> list[int]:
+        return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+    try:
+        yield process, until(lambda: len(children()) == 3 and children(), "all three run")
+    finally:
+        process.kill()
+        process.wait(DEADLINE)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_whatever_ends_it_nothing_is_left_behind(number, tmp_path):
+    with measuring(tmp_path) as (process, children):
+        os.kill(process.pid, number)
+        process.wait(DEADLINE)
+        until(lambda: not any(map(is_alive, children)), "all that it started has ended")
+        # Nobody can tidy up after SIGKILL.
+        assert number == signal.SIGKILL or not list(tmp_path.iterdir())
+
+
+def test_the_ratio_is_that_of_the_rounds_and_not_of_the_medians():
+    """What the machine does in one round falls on both sides of it."""
+    drifting = Measure("rate", "requests/s", {"a": [10.0, 40.0, 90.0], "b": [20.0, 60.0, 80.0]}, [("a", "b")])
+    assert drifting.ratio("a", "b") == pytest.approx(2 / 3)
+    assert drifting.median("a") == 40.0
+    assert drifting.is_met(Wanted(0.66, True, "a", "b"))
+    assert not drifting.is_met(Wanted(0.67, True, "a", "b"))
+    assert drifting.is_met(Wanted(40.0, False, "a"))
+    assert not drifting.is_met(Wanted(39.9, False, "a"))
+
+
+def test_percentiles_are_values_that_were_measured():
+    assert percentile([1.0, 2.0, 3.0, 4.0], 0.5) == 2.0
+    assert percentile([1.0, 2.0, 3.0, 4.0], 0.99) == 4.0
+    assert percentile([5.0], 0.5) == 5.0
