@@ -102,10 +102,15 @@ def print_row(row: Row, *, judge: bool = True) -> None:
     lines = [("measure", "side", "median", "least", "most", "ratio")]
     for taken in row.measures:
         for side, values in taken.values.items():
-            remarks = [f"{taken.ratio(*pair):.2f} of {pair[1]}" for pair in taken.ratios if pair[0] == side]
-            remarks += [_verdict(taken, one) for one in taken.wanted if judge and one.side == side]
+            remarks: dict[str | None, str] = {}
+            for subject, reference in taken.ratios:
+                if subject == side:
+                    remarks[reference] = f"{taken.ratio(subject, reference):.2f} of {reference}"
+            for one in taken.wanted:
+                if judge and one.side == side:
+                    remarks[one.reference] = f"{remarks.get(one.reference, '')} ({_verdict(taken, one)})".lstrip()
             figures = (_number(statistics.median(values)), _number(min(values)), _number(max(values)))
-            lines.append((f"{taken.name}, {taken.unit}", side, *figures, "; ".join(remarks)))
+            lines.append((f"{taken.name}, {taken.unit}", side, *figures, ", ".join(remarks.values())))
     widths = [max(len(line[column]) for line in lines) for column in range(6)]
     print(f"\n{row.name}: {row.title}")
     before = ""
@@ -176,8 +181,7 @@ def machine() -> dict[str, Any]:
 
 def _verdict(taken: Measure, wanted: Wanted) -> str:
     bound = f"at {'least' if wanted.at_least else 'most'} {_number(wanted.bound)}"
-    against = f" of {wanted.reference}" if wanted.reference else ""
-    return f"wanted {bound}{against}: {'met' if taken.is_met(wanted) else 'NOT MET'}"
+    return f"{bound}: {'met' if taken.is_met(wanted) else 'NOT MET'}"
 
 
 def _number(value: float) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.common import Measure, Wanted
+from benchmarks.common import Measure, Row, Wanted, print_row
 from benchmarks.peers import percentile
 from benchmarks.rows import OURS, PEER, RAW, ROWS
 from tests.cli.processes import DEADLINE, clean_environment, is_alive, until
@@ -80,7 +80,7 @@ def test_a_row_is_measured_on_every_side(row, tmp_path):
         floor = -math.inf if row == "memory" else 0.0
         for side, values in taken["values"].items():
             assert all(value is not None and value > floor for value in values), f"{what}, {side}: {values}"
-    assert "wanted" not in result.stdout, "one small round is no reason to judge"
+    assert ": met" not in result.stdout and "NOT MET" not in result.stdout, "one small round is no reason to judge"
 
 
 def test_external_load_takes_the_place_of_ours(tmp_path):
@@ -179,6 +179,22 @@ def test_the_ratio_is_that_of_the_rounds_and_not_of_the_medians():
     assert not drifting.is_met(Wanted(0.67, True, "a", "b"))
     assert drifting.is_met(Wanted(40.0, False, "a"))
     assert not drifting.is_met(Wanted(39.9, False, "a"))
+
+
+def test_a_table_holds_medians_ratios_and_what_was_wanted(capsys):
+    values = {"a": [1.0, 1100.0, 1200.0], "b": [1.0, 550.0, 600.0]}
+    wanted = [Wanted(1.5, False, "a", "b"), Wanted(1000.0, True, "a")]
+    row = Row("speed", "how fast it is", [Measure("rate", "requests/s", values, [("a", "b")], wanted)])
+    print_row(row)
+    assert capsys.readouterr().out.splitlines() == [
+        "",
+        "speed: how fast it is",
+        "measure           side  median  least   most  ratio",
+        "rate, requests/s  a      1,100      1  1,200  2.00 of b (at most 1.5: NOT MET), (at least 1,000: met)",
+        "                  b        550      1    600",
+    ]
+    print_row(row, judge=False)
+    assert "met" not in capsys.readouterr().out.lower()
 
 
 def test_percentiles_are_values_that_were_measured():
