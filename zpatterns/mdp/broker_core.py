@@ -149,10 +149,11 @@ class BrokerCore:
         worker.expiry = now + self._lease
         worker.request = None
         self._in_flight -= 1
+        request.body = []  # the heap of expiries lets go of it only later
         if not request.over:
             self._replies += 1
-            if request.held is not None:
-                body = request.held + body
+            if request.held is not None and wire.parse_error(body) is None:
+                body = request.held + body  # but an error stands alone, or nobody would know it for one
             if request.version == 1:
                 self._out.append([client, EMPTY, CLIENT_1, request.service.name, *body])
             else:
@@ -181,8 +182,7 @@ class BrokerCore:
         request.held += body
         request.held_bytes += sum(map(len, body)) + 64 * len(body)
         if request.held_bytes > self.options.held_bytes_max:
-            request.held = None
-            request.over = True
+            request.held, request.over = None, True
             text = f"the parts of the reply exceed {self.options.held_bytes_max} bytes; use protocol 0.2"
             self._send_client(client, 1, request.service.name, wire.error_body(wire.CODE_TOO_LARGE, text))
 
@@ -311,9 +311,11 @@ class BrokerCore:
         if request.streaming:
             self._streams.end(request)
         if request.over:
+            request.body = []
             return
         name = request.service.name
         if request.streaming or request.deliveries >= self._deliveries_max:
+            request.body = []
             self._lost += 1
             self._events.append(RequestLost(name, request.client, request.deliveries))
             why = "in the middle of its stream" if request.streaming else f"after {request.deliveries} deliveries"
@@ -325,8 +327,7 @@ class BrokerCore:
         elif request.expiry <= now:
             self._expire(request)
         else:
-            request.held = None
-            request.held_bytes = 0
+            request.held, request.held_bytes = None, 0
             self._requeued += 1
             self._events.append(RequestRequeued(name, request.client, request.deliveries))
             worker = request.service.next_idle()

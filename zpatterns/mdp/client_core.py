@@ -351,6 +351,7 @@ class ClientCore:
     def _end(self, call: _Call, now: float) -> None:
         call.over = True
         call.deadline = None
+        call.body, call.held = [], None  # the heap of deadlines lets go of the call only later
         del self._calls[call.id]
         for connection in call.connections:
             # A reply may be on its way on these: they must not serve another call.

@@ -1,0 +1,47 @@
+"""What the simulator found in the cores, each as a small test with literal frames."""
+
+from __future__ import annotations
+
+from tests.harness import BrokerHarness, ClientHarness, answer, partial, reply, request
+from zpatterns.testing.weight import reachable_frames
+
+ERROR = b"\x00ZPATTERNS-ERROR\x00"
+
+
+def test_an_error_after_held_partials_reaches_a_0_1_client_as_an_error():
+    """Seed 73: parts and error were joined to one reply, and no client could tell it from a good one."""
+    broker = BrokerHarness()
+    broker.ready(b"worker", version="0.2")
+    broker.give(request(b"client"))
+    assert broker.give(partial(b"worker", b"client", b"one")) == []
+    sent = broker.give(reply(b"worker", b"client", ERROR, b"ValueError", b"no", version="0.2"))
+    assert sent == [answer(b"client", b"echo", ERROR, b"ValueError", b"no")]
+
+
+def test_a_broker_lets_go_of_a_request_that_was_answered():
+    """Seeds 4 and 91: the heap of expiries kept the bodies, beside what `queue_bytes_max` counts."""
+    broker = BrokerHarness()
+    for number in range(3):
+        broker.give(request(b"client", b"echo", b"q:%d" % number))
+    assert reachable_frames(broker.core, b"q:") == 3
+    broker.ready(b"worker")
+    for _ in range(3):
+        broker.give(reply(b"worker", b"client"))
+    assert reachable_frames(broker.core, b"q:") == 0
+
+
+def test_a_broker_lets_go_of_a_request_that_was_lost():
+    broker = BrokerHarness(deliveries_max=1)
+    broker.give(request(b"client", b"echo", b"q:1"))
+    broker.ready(b"worker")
+    broker.give([b"worker", b"nonsense"])
+    assert reachable_frames(broker.core, b"q:") == 0
+
+
+def test_a_client_lets_go_of_a_call_that_has_ended():
+    client = ClientHarness()
+    port = client.call(1, b"echo", b"q:1")
+    client.sent()
+    client.give([b"", b"MDPC01", b"echo", b"reply"], port=port)
+    assert client.statistics.replies == 1
+    assert reachable_frames(client.core, b"q:") == 0

@@ -1,0 +1,1 @@
+"""Tools to test services that are built on zpatterns, and zpatterns itself."""
