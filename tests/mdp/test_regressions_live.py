@@ -193,8 +193,9 @@ async def _cancel_and_ask(endpoint: str) -> None:
         assert given_up > 10
         statistics = client.statistics()
         assert (statistics.in_flight, statistics.waiting) == (0, 0)
-        assert statistics.cancelled == given_up
-        assert statistics.replies == 1 + answered + 300
+        # One that was given up before its coroutine had begun was never a call.
+        assert 10 < statistics.cancelled <= given_up
+        assert statistics.replies == 1 + answered + 300 == statistics.calls - statistics.cancelled
 
 
 def test_pyzmq_a_call_that_is_cancelled_by_wait_for_loses_no_message_of_another():
