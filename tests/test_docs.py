@@ -24,8 +24,8 @@ from zpatterns import core, driver, errors
 from zpatterns.cli import base
 from zpatterns.core import Event
 from zpatterns.mdp import AsyncClient, Broker, Client, Worker, events, wire
-from zpatterns.mdp.broker_state import BrokerStatistics
-from zpatterns.mdp.client_core import ClientStatistics
+from zpatterns.mdp.broker_state import BrokerOptions, BrokerStatistics
+from zpatterns.mdp.client_core import PARTS_MAX, ClientOptions, ClientStatistics
 from zpatterns.mdp.worker_core import WorkerStatistics
 from zpatterns.sockets import SocketSettings
 
@@ -47,6 +47,7 @@ def each_page(test: Any) -> Any:
 # What can be run.
 
 
+@pytest.mark.timeout(100)  # many steps, each with a deadline of its own
 @each_page
 def test_what_a_page_shows_is_what_happens(page: Path, tmp_path: Path):
     run_page(page, tmp_path)
@@ -57,11 +58,12 @@ def test_no_command_hides_where_it_is_not_run(page: Path):
     for block in blocks_of(page):
         where = f"{page.name}, line {block.line}"
         assert block.language in ("python", "console", "sh", "text", "json"), f"{where}: {block.language!r}"
-        lines = block.text.splitlines()
         if block.language == "sh":
-            assert all(SETTING_UP.match(line) or not line for line in lines), f"{where}: not only set-up"
+            for line in re.sub(r"\\\n", "", block.text).splitlines():
+                assert SETTING_UP.match(line), f"{where}: in `sh`, and so not run, but not for setting up: {line}"
         elif block.language == "text":
-            assert not re.search(r"^\s*(\$|>>>|zpatterns|python3?|import|from) ", block.text, re.MULTILINE), where
+            found = re.search(r"^\s*(\$|>>>|zpatterns|python3?|import|from) .*", block.text, re.MULTILINE)
+            assert not found, f"{where}: not to be read only, so `console`, `python` or `sh`: {found and found[0]}"
         elif block.language == "json":
             json.loads(block.text)
     indented = re.findall(r"(?<=\n\n)(?: {4}.*\n)+", prose_of(page))
@@ -219,6 +221,32 @@ def test_every_event_is_listed_with_its_level():
     assert {code(name): level for name, level, _, _ in rows} == {
         event.__name__: getattr(event, "level", "info") for event in ours
     }
+
+
+DRAIN = inspect.signature(Broker.stop).parameters["drain"].default
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("majordomo.md", f"nobody has used for {ClientOptions().idle_max:g} s"),
+        ("majordomo.md", f"collects at most {ClientOptions().held_bytes_max // 2**20} MiB"),
+        ("majordomo.md", f"stops its own reading at {PARTS_MAX} parts"),
+        ("majordomo.md", f"for `request_ttl` seconds ({BrokerOptions().request_ttl:g})"),
+        ("majordomo.md", f"`max_in_flight` calls ({ClientOptions().max_in_flight}) are on the wire"),
+        # Three leases, and the longest back-off, which is a fourth.
+        ("majordomo.md", f"({4 * BrokerOptions().liveness.lease:g} s by default)"),
+        ("majordomo.md", f"`await service.stop(drain={DRAIN})`"),
+        ("majordomo.md", f"The commands drain for {DRAIN:g} s"),
+        ("command-line.md", f"finish what it holds, for {DRAIN:g} s at most"),
+        ("command-line.md", f"Default: {BrokerOptions().queue_max:,} |"),
+        ("wire.md", f"may be {BrokerOptions().held_bytes_max // 2**20} MiB"),
+        ("wire.md", f"forgets one that has waited for {BrokerOptions().request_ttl:g} s"),
+        ("wire.md", f"1 to {wire.SERVICE_NAME_MAX} bytes of printable UTF-8"),
+    ],
+)
+def test_a_figure_in_the_text_is_that_of_the_code(page: str, text: str):
+    assert text in " ".join((DOCS / page).read_text().split()), text
 
 
 @pytest.mark.parametrize(
