@@ -1,0 +1,131 @@
+"""Time and chance under a test's control: :class:`FakeClock` and :class:`Chance`. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Timer:
+    """One callback that is due, as :meth:`FakeClock.call_at` returns it."""
+
+    __slots__ = ("args", "callback", "when")
+
+    def __init__(self, when: float, callback: Callable[..., object] | None, args: tuple[Any, ...]) -> None:
+        self.when = when
+        self.callback = callback
+        self.args = args
+
+    def cancel(self) -> None:
+        """It is not called any more. Twice is once."""
+        self.callback = None
+        self.args = ()
+
+
+class FakeClock:
+    """A monotonic clock that stands still until it is told to go on, and calls what falls due on the way.
+
+    Pass :meth:`now` wherever a clock is taken. What is due at the same time is called in the order in which it was
+    asked for.
+    """
+
+    __slots__ = ("_asked", "_heap", "_now")
+
+    def __init__(self, start: float = 1000.0) -> None:
+        self._now = start
+        self._asked = 0
+        self._heap: list[tuple[float, int, Timer]] = []
+
+    def now(self) -> float:
+        """Seconds; never less than before."""
+        return self._now
+
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Timer:
+        """Call `callback` once the clock comes to `when`, in seconds; at the next step if that is past."""
+        timer = Timer(when, callback, args)
+        self._asked += 1
+        heapq.heappush(self._heap, (when, self._asked, timer))
+        return timer
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Timer:
+        """:meth:`call_at`, `delay` seconds from now."""
+        return self.call_at(self._now + delay, callback, *args)
+
+    def advance(self, seconds: float) -> None:
+        """Let `seconds` pass, with every callback at its very moment."""
+        self.run_until(self._now + seconds)
+
+    def run_until(self, when: float, stopped: Callable[[], bool] | None = None) -> None:
+        """:meth:`advance` to an absolute time; where `stopped` says so after a callback, go no further."""
+        heap = self._heap
+        while heap and heap[0][0] <= when:
+            due, _, timer = heapq.heappop(heap)
+            callback = timer.callback
+            if callback is None:
+                continue
+            if due > self._now:
+                self._now = due
+            timer.callback = None
+            callback(*timer.args)
+            if stopped is not None and stopped():
+                return
+        if when > self._now:
+            self._now = when
+
+
+class Chance:
+    """A seeded source of decisions, the same on every platform and in every version of Python.
+
+    All is drawn from ``random()`` and ``getrandbits()``, which Python never changes for a seed. It serves as the
+    :class:`~zpatterns.core.Rng` of a core, too.
+    """
+
+    __slots__ = ("_random", "getrandbits", "random", "seed")
+
+    def __init__(self, seed: int | str) -> None:
+        self.seed = seed
+        digest = hashlib.sha256(str(seed).encode()).digest()
+        self._random = random.Random(int.from_bytes(digest[:8], "big"))
+        self.random = self._random.random
+        self.getrandbits = self._random.getrandbits
+
+    def fork(self, label: str) -> Chance:
+        """A source of its own for one purpose: what others draw does not change what it draws."""
+        return Chance(f"{self.seed}/{label}")
+
+    def happens(self, probability: float) -> bool:
+        """Yes, in that share of all cases."""
+        return self.random() < probability
+
+    def between(self, low: float, high: float) -> float:
+        """Evenly from `low` to `high`."""
+        return low + (high - low) * self.random()
+
+    def below(self, count: int) -> int:
+        """A whole number from 0 to `count` - 1."""
+        return int(self.random() * count)
+
+    def pick(self, items: Sequence[T]) -> T:
+        """One of `items`."""
+        return items[int(self.random() * len(items))]
+
+    def some(self, items: Sequence[T], probability: float) -> list[T]:
+        """Each of `items` with that probability, in their order."""
+        return [item for item in items if self.random() < probability]
+
+    def shuffled(self, items: Sequence[T]) -> list[T]:
+        """All of `items` in some order."""
+        result = list(items)
+        for last in range(len(result) - 1, 0, -1):
+            other = int(self.random() * (last + 1))
+            result[last], result[other] = result[other], result[last]
+        return result
+
+    def bytes(self, count: int) -> bytes:
+        """`count` bytes."""
+        return self.getrandbits(8 * count).to_bytes(count, "big") if count else b""

@@ -1,0 +1,311 @@
+"""A network of ZeroMQ sockets in one thread: what libzmq and TCP do to messages, from a seed.
+
+The rules, each libzmq's own (pipe.cpp, session_base.cpp, router.cpp, lb.cpp, fq.cpp):
+
+- A connection is a pipe each way: first in, first out, nothing twice. Each holds up to the high-water mark at either
+  end, with some on the wire between; a full one has room again once half of it was taken.
+- A DEALER with IMMEDIATE has no pipe until it is connected. When a connection breaks, what it had not sent is lost, and
+  what it had received but not been asked for is, too. A connection that was accepted may still be read to its end.
+- A peer that comes back has a new routing id. A mandatory ROUTER refuses a peer that is gone and one that is full; that
+  one is gone it learns when it next looks at its commands, and until then takes messages that nobody gets.
+- Closing with LINGER 0 drops what was not sent; what is on the wire may still arrive, or a part of it.
+- A PUB sends to those whose subscription has arrived, and drops for those who are full.
+- The descriptor says that a command came, once; reading the socket's events takes the signal away.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from zpatterns.testing.clock import Chance, FakeClock
+from zpatterns.testing.simsocket import ATTACH, LOST, READ, WRITE, Connector, End, Host, SimSocket
+
+
+class _Eof:
+    """Stands on the wire for the end of the connection."""
+
+
+_EOF: Final = _Eof()
+
+
+class Network:
+    """All connections of a world, and what is wrong with the paths between its hosts."""
+
+    def __init__(self, clock: FakeClock, chance: Chance) -> None:
+        self.clock = clock
+        self.chance = chance
+        self.listeners: dict[str, SimSocket] = {}
+        self.hosts: dict[str, Host] = {}
+        self.ends: list[End] = []
+        self.window = chance.pick((2, 16, 100))
+        """Messages that the wire and the kernels hold, for each direction of a connection."""
+        self.latency_max = chance.pick((0.0005, 0.005, 0.05))
+        self.dark: set[str] = set()
+        """Hosts without power: they send not even a refusal."""
+        self.midway = 0.0
+        """How often a connection breaks between two frames of one message."""
+        self._latencies: dict[tuple[str, str], float] = {}
+        self._cuts: dict[tuple[str, str], int] = {}
+        self._cut_at: dict[tuple[str, str], float] = {}
+        self._slow: dict[tuple[str, str], float] = {}
+        self._ids = chance.getrandbits(31)
+
+    # Paths.
+
+    def latency(self, source: Host, target: Host) -> float:
+        """Seconds that a message needs from one host to another."""
+        path = (source.name, target.name)
+        latency = self._latencies.get(path)
+        if latency is None:
+            latency = self._latencies[path] = self.latency_max * (0.2 + 0.8 * self.chance.random())
+        return latency
+
+    def is_cut(self, source: Host, target: Host) -> bool:
+        """Whether nothing gets through in this direction."""
+        return bool(self._cuts) and (source.name, target.name) in self._cuts
+
+    def cut(self, source: str, target: str) -> None:
+        """From now on nothing gets through in this direction; TCP waits, and ZMTP's heartbeats in the end give up."""
+        path = (source, target)
+        self._cuts[path] = self._cuts.get(path, 0) + 1
+        if self._cuts[path] == 1:
+            now = self._cut_at[path] = self.clock.now()
+            for end in self._between(source, target):
+                self._expect(end.peer, lambda: self._cut_at.get(path) == now)
+
+    def heal(self, source: str, target: str, delay: float) -> None:
+        """Undo one :meth:`cut`; what waits arrives within `delay` seconds, when TCP tries again."""
+        path = (source, target)
+        self._cuts[path] -= 1
+        if not self._cuts[path]:
+            del self._cuts[path], self._cut_at[path]
+            for end in self._between(source, target):
+                if end.held:
+                    self.clock.call_later(self.chance.random() * delay, self.release, end)
+
+    def throttle(self, source: str, target: str, seconds: float) -> None:
+        """Let each message in this direction take `seconds` of the line; 0 undoes it."""
+        if seconds:
+            self._slow[source, target] = seconds
+        else:
+            self._slow.pop((source, target), None)
+
+    # Connections.
+
+    def join(self, connector: Connector, listener: SimSocket) -> End:
+        """A handshake has succeeded."""
+        socket = connector.socket
+        near, far = End(socket, connector), End(listener, None)
+        near.peer, far.peer = far, near
+        self._ids = (self._ids + 1) & 0xFFFFFFFF
+        far.peer_id = b"\0" + self._ids.to_bytes(4, "big")
+        if len(self.ends) > 64:
+            self.ends = [end for end in self.ends if not (end.gone and end.peer.gone)]
+        self.ends += (near, far)
+        listener.post(ATTACH, far)
+        socket.post(ATTACH, near)
+        for prefix in socket._subscriptions:
+            self.write(near, (prefix,))
+        return near
+
+    def write(self, end: End, frames: Any) -> None:
+        """libzmq takes one message."""
+        end.out.append(frames)
+        end.written += 1
+        self._pump(end)
+
+    def reset(self, end: End) -> None:
+        """Break the connection of `end` in both directions; of what was on the wire, some still arrives."""
+        for side in (end, end.peer):
+            self._truncate(side, side.wire, 0)
+            self._finish(side)
+
+    def breaks_midway(self, end: End | None) -> bool:
+        """Whether the connection breaks here and now, within a message."""
+        if not self.midway or end is None or not self.chance.happens(self.midway):
+            return False
+        self._truncate(end, end.wire, 0)
+        self._finish(end)
+        self._lose(end)
+        end.socket.process()
+        return True
+
+    def kill(self, host: Host, silently: bool) -> None:
+        """The process of `host` is gone. `silently`: with its machine, so that nobody is told."""
+        for socket in [socket for socket in self.listeners.values() if socket.host is host]:
+            socket.die()
+        for end in self.ends:
+            if end.host is host and not end.gone:
+                end.gone = True
+                end.out.clear()
+                if silently:
+                    end.silent = True
+                    self._expect(end.peer, lambda: True)
+                    continue
+                if end.peer.wire or end.inbox:
+                    self._truncate(end, end.wire, 0)
+                self._finish(end)
+
+    def hush(self, host: Host) -> None:
+        """The process of `host` has been stopped: its peers will hear nothing, not even ZMTP's heartbeats."""
+        since = host.paused_at
+        for end in self.ends:
+            if end.host is host and not end.gone:
+                self._expect(end.peer, lambda: host.paused_at == since)
+
+    def wake(self, host: Host) -> None:
+        """The process of `host` goes on, and with it its io thread."""
+        for end in self.ends:
+            if end.host is host and not end.gone:
+                self._pump(end)
+                if end.peer.held:
+                    self.release(end.peer)
+
+    def close(self, end: End, linger: float) -> None:
+        """The socket of `end` is closed."""
+        end.inbox.clear()
+        if linger > 0 and end.out and not end.over:
+            end.closing = True
+            end.host.later(self.clock.now() + linger, self._end_linger, end)
+            return
+        now = self.clock.now()
+        end.out.clear()
+        if linger <= 0:
+            # What was handed over in this very moment the io thread may have sent, or not.
+            fresh = sum(1 for item in end.wire if item[2] == now)
+            self._truncate(end, end.wire, len(end.wire) - fresh)
+        if end.peer.wire:
+            # Data that comes to a closed socket makes TCP say reset, which may overtake.
+            self._truncate(end, end.wire, 0)
+        end.gone = True
+        self._finish(end)
+
+    def release(self, end: End) -> None:
+        """What held up the wire of `end` may be over."""
+        if end.held and not end.flying and end.wire:
+            end.held = False
+            self._fly(end)
+        elif not end.wire:
+            end.held = False
+
+    def _between(self, source: str, target: str) -> list[End]:
+        return [end for end in self.ends if end.host.name == source and end.peer.host.name == target]
+
+    def _expect(self, end: End, still: Callable[[], bool]) -> None:
+        """If `still` holds when ZMTP's heartbeat times out, `end` gives its connection up."""
+        settings = end.socket.settings
+        delay = settings.ping_timeout + settings.ping_interval * self.chance.random()
+        self.clock.call_later(delay, self._give_up, end, still)
+
+    def _give_up(self, end: End, still: Callable[[], bool]) -> None:
+        if end.over or end.gone or not still():
+            return
+        if end.host.paused_at is not None:
+            self._expect(end, still)
+            return
+        self._finish(end)
+        self._lose(end)
+
+    def _end_linger(self, end: End) -> None:
+        if not end.gone:
+            self.close(end, 0)
+
+    def _truncate(self, end: End, wire: deque[tuple[float, Any, float]], keep: int) -> None:
+        """Of what is on the wire only the first `keep` arrive for certain."""
+        count = len(wire)
+        if count > keep:
+            keep += self.chance.below(count - keep + 1)
+            while len(wire) > keep:
+                wire.pop()
+
+    def _finish(self, end: End) -> None:
+        """The other side will find the connection's end behind what is on the wire."""
+        end.wire.append((self._arrival(end), _EOF, self.clock.now()))
+        if not end.flying and not end.held:
+            self._fly(end)
+
+    def _lose(self, end: End) -> None:
+        """The io thread at this end finds the connection broken."""
+        if end.over or end.gone:
+            return
+        end.over = True
+        end.out.clear()
+        if end.closing:
+            end.gone = True
+            return
+        end.socket.post(LOST, end)
+        if end.connector is not None:
+            end.connector.broken()
+
+    def _arrival(self, end: End) -> float:
+        when = self.clock.now() + self.latency(end.host, end.peer.host)
+        slow = self._slow.get((end.host.name, end.peer.host.name)) if self._slow else None
+        earliest = end.last_arrival + slow if slow else end.last_arrival
+        if when < earliest:
+            when = earliest
+        end.last_arrival = when
+        return when
+
+    def _pump(self, end: End) -> None:
+        """The io thread moves what libzmq took onto the wire, as long as there is room."""
+        if end.over or end.host.paused_at is not None:
+            return
+        out, wire = end.out, end.wire
+        now = self.clock.now()
+        hwm = end.socket.settings.send_hwm
+        half = (hwm + 1) // 2
+        while out and len(wire) < self.window:
+            wire.append((self._arrival(end), out.popleft(), now))
+            end.taken += 1
+            if hwm and end.taken % half == 0:
+                end.socket.post(WRITE, end, end.taken)
+        if end.closing and not out:
+            end.gone = True
+            self._finish(end)
+        elif wire and not end.flying and not end.held:
+            self._fly(end)
+
+    def _fly(self, end: End) -> None:
+        end.flying = True
+        self.clock.call_at(end.wire[0][0], self._arrive, end)
+
+    def _arrive(self, end: End) -> None:
+        """The head of the wire comes to the other side."""
+        end.flying = False
+        peer, wire = end.peer, end.wire
+        if peer.gone and not peer.closing:
+            wire.clear()
+            if peer.silent and peer.host.alive:
+                self._lose(end)  # a machine that is back knows nothing of this connection
+            return
+        if peer.host.paused_at is not None or self.is_cut(end.host, peer.host):
+            end.held = True
+            return
+        now = self.clock.now()
+        hwm = peer.socket.settings.receive_hwm
+        while wire and wire[0][0] <= now:
+            frames = wire[0][1]
+            if frames is _EOF:
+                wire.clear()
+                self._lose(peer)
+                return
+            if hwm and peer.received - peer.seen >= hwm and not peer.closing:
+                end.held = True
+                break
+            wire.popleft()
+            if peer.closing or peer.over:
+                continue
+            if type(frames) is tuple:
+                peer.subscriptions.append(frames[0])
+                continue
+            peer.received += 1
+            peer.inbox.append(frames)
+            if peer.asleep:
+                peer.asleep = False
+                peer.socket.post(READ, peer)
+        if end.out and not end.gone:
+            self._pump(end)
+        if wire and not end.held and not end.flying:
+            self._fly(end)
