@@ -281,6 +281,12 @@ def test_every_code_of_an_error_is_listed():
     assert ours <= listed
 
 
+def test_the_reactor_page_has_the_whole_contract():
+    text = (DOCS / "reactor.md").read_text()
+    for name in vars(core.ServiceCore).keys() | vars(core.Core).keys():
+        assert name.startswith("_") or re.search(rf"`{name}\b", text) or name == "PORTS", name
+
+
 # Bytes.
 
 
