@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tests.harness import BrokerHarness, ClientHarness, answer, partial, reply, request
+import pytest
+
+from tests.harness import BrokerHarness, ClientHarness, WorkerHarness, answer, partial, reply, request, work
+from zpatterns.core import Close, SendFailure
 from zpatterns.testing.weight import reachable_frames
 
 ERROR = b"\x00ZPATTERNS-ERROR\x00"
@@ -45,3 +48,40 @@ def test_a_client_lets_go_of_a_call_that_has_ended():
     client.give([b"", b"MDPC01", b"echo", b"reply"], port=port)
     assert client.statistics.replies == 1
     assert reachable_frames(client.core, b"q:") == 0
+
+
+@pytest.mark.parametrize("reason", list(SendFailure))
+@pytest.mark.parametrize("version", ["0.1", "0.2"])
+def test_a_worker_whose_reply_was_not_sent_gives_its_broker_up(version, reason):
+    """Seed 1234: the broker held it for busy, and it the broker for informed, while heartbeats went to and fro."""
+    worker = WorkerHarness(version)
+    worker.give(work(b"", b"client", version=version)[1:])
+    worker.asked()
+    worker.step(worker.core.handler_done, 1, [b"reply"], worker.now)
+    [lost] = worker.sent()[-1:]
+    worker.fail(lost, reason)
+    assert worker.asked(Close) == [Close("broker")]
+    assert len(worker.advance(3)) >= 1, "it registers anew"
+    assert len(worker.opened) == 2
+
+
+def test_a_worker_whose_partial_was_not_sent_gives_its_broker_up():
+    """A FINAL after it would end a stream with a hole."""
+    worker = WorkerHarness("0.2")
+    worker.give(work(b"", b"client", version="0.2")[1:])
+    worker.step(worker.core.handler_partial, 1, [b"part"], worker.now)
+    [lost] = worker.sent()[-1:]
+    worker.asked()
+    worker.fail(lost, SendFailure.OVERFLOW)
+    assert worker.asked(Close) == [Close("broker")]
+    worker.step(worker.core.handler_done, 1, [b"reply"], worker.now)
+    assert worker.sent() == []
+    assert worker.statistics.discarded == 1
+
+
+def test_a_worker_whose_heartbeat_was_not_sent_stays():
+    worker = WorkerHarness()
+    [beat] = worker.keep_alive(1.5)[-1:]
+    worker.asked()
+    worker.fail(beat, SendFailure.OVERFLOW)
+    assert worker.asked(Close) == []

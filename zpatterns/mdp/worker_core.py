@@ -296,8 +296,16 @@ class WorkerCore:
         self._sent_at = now
 
     def send_failed(self, port: PortId, frames: Frames, reason: SendFailure, now: float) -> None:
-        """What a broker that went away does not get, another worker's delivery makes up for."""
+        """What a broker that went away does not get, another worker's delivery makes up for.
+
+        One that is still there but was not told all would wait for ever for a reply, or hand on a stream with a hole:
+        it is given up, and the request goes to another worker.
+        """
         self._drops.add(f"broker-{reason.value}")
+        is_registered = self._state in (WorkerState.IDLE, WorkerState.BUSY)
+        parsed = self._dialect.parse(frames)
+        if is_registered and parsed is not None and parsed[0] in (self._dialect.final, self._dialect.partial):
+            self._lose(f"a message to it was not sent: {reason.value}", now)
 
     def ports_to_send(self) -> tuple[str, ...]:
         return self.PORTS if self._out else ()

@@ -147,7 +147,7 @@ class SimLane:
         elif way in ("stream", "flood"):
             parts = 1 + chance.below(5) if way == "stream" else 20 + chance.below(400)
             gap = world.lease * 0.3 * chance.random() if way == "stream" else 0.0
-            ending = chance.pick((self._return, self._return, self._raise))
+            ending = self._raise if "raise" in world.active_behaviours and chance.happens(0.3) else self._return
             self.node.later(now + gap, self._part, number, parts, gap, ending)
         else:
             delay = world.lease * 1.5 * chance.random() if way == "slow" else short * chance.random()

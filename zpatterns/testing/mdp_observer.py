@@ -110,7 +110,7 @@ class BrokerWatch:
             return
         peer, what, rest = message
         worker = self.workers.get(peer)
-        if what == "ASK":
+        if what == "ASK" and len(rest) > 1:
             self.requests.setdefault(peer, deque()).append(SeenRequest(peer, rest[0], rest[1:], now, self.ttl))
         elif what == "READY" and len(rest) == 1 and (worker is None or worker.removed_at is not None):
             self._order += 1
@@ -158,7 +158,12 @@ class BrokerWatch:
     @property
     def served(self) -> set[bytes]:
         """The services that have a worker here. For asking whether one is among them."""
-        return {worker.service for worker in self.workers.values() if worker.removed_at is None}
+        now = self.world.clock.now()
+        return {
+            worker.service
+            for worker in self.workers.values()
+            if worker.removed_at is None and now - worker.heard_at < self.lease
+        }
 
     def unserved(self) -> int:
         """How many open requests wait for a service that has no worker here."""
@@ -175,15 +180,14 @@ class BrokerWatch:
 
     def _work(self, peer: bytes, rest: Frames) -> None:
         world, now, name = self.world, self.world.clock.now(), self.node.name
+        if peer in self.strangers:
+            return
         worker = self.workers.get(peer)
         if worker is None or worker.removed_at not in (None, now):
             world.violate("R4", f"{name} gives work to {peer.hex()}, which is not its worker")
             return
         if len(rest) < 3 or rest[1]:
             world.violate("B2", f"{name} sends a request of the wrong shape: {rest}")
-            return
-        if peer in self.strangers:
-            worker.holds = self.find(rest[0], rest[2:])
             return
         if worker.holds is not None and worker.removed_at is None:
             world.violate("R3", f"{name} gives a second request to {peer.hex()}")
@@ -366,7 +370,7 @@ class MajordomoObserver(Observer):
                         and request.caller not in watch.strangers
                         and now < request.expiry
                         and request.read_at < now - world.lease
-                        and (request.service in served or request.deliveries)
+                        and request.service in served
                     ):
                         world.violate("R3", f"{watch.node.name} has lost {request.frames[:2]} ({request.deliveries})")
         for worker in world.workers:

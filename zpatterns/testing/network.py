@@ -89,8 +89,9 @@ class Network:
         """Let each message in this direction take `seconds` of the line; 0 undoes it."""
         if seconds:
             self._slow[source, target] = seconds
-        else:
-            self._slow.pop((source, target), None)
+        elif self._slow.pop((source, target), None):
+            for end in self._between(source, target):
+                self._hasten(end)
 
     # Connections.
 
@@ -184,7 +185,7 @@ class Network:
 
     def release(self, end: End) -> None:
         """What held up the wire of `end` may be over."""
-        if end.held and not end.flying and end.wire:
+        if end.held and end.flying is None and end.wire:
             end.held = False
             self._fly(end)
         elif not end.wire:
@@ -223,7 +224,7 @@ class Network:
     def _finish(self, end: End) -> None:
         """The other side will find the connection's end behind what is on the wire."""
         end.wire.append((self._arrival(end), _EOF, self.clock.now()))
-        if not end.flying and not end.held:
+        if end.flying is None and not end.held:
             self._fly(end)
 
     def _lose(self, end: End) -> None:
@@ -264,16 +265,24 @@ class Network:
         if end.closing and not out:
             end.gone = True
             self._finish(end)
-        elif wire and not end.flying and not end.held:
+        elif wire and end.flying is None and not end.held:
+            self._fly(end)
+
+    def _hasten(self, end: End) -> None:
+        """What is on the wire does not wait for a slow line any more."""
+        latest = self.clock.now() + self.latency(end.host, end.peer.host)
+        end.wire = deque((min(arrival, latest), frames, sent_at) for arrival, frames, sent_at in end.wire)
+        end.last_arrival = min(end.last_arrival, latest)
+        if end.flying is not None:
+            end.flying.cancel()
             self._fly(end)
 
     def _fly(self, end: End) -> None:
-        end.flying = True
-        self.clock.call_at(end.wire[0][0], self._arrive, end)
+        end.flying = self.clock.call_at(end.wire[0][0], self._arrive, end)
 
     def _arrive(self, end: End) -> None:
         """The head of the wire comes to the other side."""
-        end.flying = False
+        end.flying = None
         peer, wire = end.peer, end.wire
         if peer.gone and not peer.closing:
             wire.clear()
@@ -307,5 +316,5 @@ class Network:
                 peer.socket.post(READ, peer)
         if end.out and not end.gone:
             self._pump(end)
-        if wire and not end.held and not end.flying:
+        if wire and not end.held and end.flying is None:
             self._fly(end)

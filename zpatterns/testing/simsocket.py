@@ -13,6 +13,7 @@ from zpatterns.core import Frames, SocketKind
 from zpatterns.sockets import SocketSettings
 
 if TYPE_CHECKING:
+    from zpatterns.testing.clock import Timer
     from zpatterns.testing.network import Network
 
 _THROTTLE: Final = 0.001
@@ -74,7 +75,7 @@ class End:
         self.wire: deque[tuple[float, Any, float]] = deque()
         self.written = self.taken = self.reported = 0
         self.last_arrival = 0.0
-        self.flying = False  # a callback for the head of the wire is due
+        self.flying: Timer | None = None  # a callback for the head of the wire is due
         self.held = False  # the head cannot arrive; somebody calls when it can
         # What it receives.
         self.inbox: deque[Frames] = deque()
