@@ -74,11 +74,10 @@ class Guard:
             found = self._look()
         return found
 
-    def check(self, who: str = "this block", patience: float = PATIENCE) -> None:
-        """Raise AssertionError with a list if there are :meth:`leftovers`; `who` left them."""
+    def report(self, who: str, patience: float = PATIENCE) -> str:
+        """The :meth:`leftovers` as a text that says that `who` left them; empty if there are none."""
         found = self.leftovers(patience)
-        if found:
-            raise AssertionError("\n  ".join([f"{who} left behind:", *map(str, found)]))
+        return "\n  ".join([f"{who} left behind:", *map(str, found)]) if found else ""
 
     def __enter__(self) -> Self:
         return self
@@ -86,8 +85,8 @@ class Guard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.check()
+        if kind is None and (text := self.report("this block")):
+            raise AssertionError(text)
 
     def _look(self) -> list[Leftover]:
         found = [Leftover("process", child.description) for child in _children() if child.key not in self._processes]

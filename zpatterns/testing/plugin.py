@@ -121,9 +121,6 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
     guard = item.config.stash.get(_GUARD, None)
     item.config.stash[_GUARD] = None
     # What failed has a cause already, and its traceback holds on to whatever the test had.
-    if guard is not None and not item.stash.get(_FAILED, False):
-        try:
-            guard.check("the test")
-        except AssertionError as error:
-            pytest.fail(str(error), pytrace=False)
+    if guard is not None and not item.stash.get(_FAILED, False) and (text := guard.report("the test")):
+        pytest.fail(text, pytrace=False)
     return result
