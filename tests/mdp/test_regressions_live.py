@@ -10,7 +10,7 @@ import pytest
 import zmq
 
 from tests.mdp.live import PATIENCE, Peers, eventually, serving
-from zpatterns.core import Event, SocketKind
+from zpatterns.core import Event, PortId, SendFailure, SocketKind
 from zpatterns.errors import RemoteError, RequestTimeout
 from zpatterns.handlers import Request
 from zpatterns.mdp import AsyncClient, Broker, Client, Worker
@@ -193,9 +193,9 @@ async def _cancel_and_ask(endpoint: str) -> None:
         assert given_up > 10
         statistics = client.statistics()
         assert (statistics.in_flight, statistics.waiting) == (0, 0)
-        # One that was given up before its coroutine had begun was never a call.
-        assert 10 < statistics.cancelled <= given_up
-        assert statistics.replies == 1 + answered + 300 == statistics.calls - statistics.cancelled
+        # Each call ended once; a reply may have come in the very turn in which its caller gave up.
+        assert statistics.replies + statistics.cancelled == statistics.calls
+        assert statistics.replies >= 1 + answered + 300
 
 
 def test_pyzmq_a_call_that_is_cancelled_by_wait_for_loses_no_message_of_another():
@@ -224,3 +224,36 @@ def test_driver_a_port_that_is_closed_and_opened_in_one_turn_keeps_what_it_is_to
             second, *ready = broker.recv_multipart()
             assert ready == [b"", b"MDPW01", b"\x01", b"echo"]
             assert second != first, "over a new socket"
+
+def test_driver_a_stream_has_no_hole_when_its_client_takes_no_more():
+    """Streams: "Once one PARTIAL was dropped, nothing more of that request is sent, FINAL included": nor what came from
+    the core in the same turn, and would still have fitted."""
+    settings = SocketSettings(send_hwm=2, outbox_max=100, outbox_bytes_max=1000)
+    with Peers() as peers:
+        context = peers.socket(zmq.DEALER).context
+        link = Link(context, SocketKind.ROUTER, 1, settings, random.Random(1))
+        try:
+            endpoint = link.bind("inproc://stream")
+            client = peers.socket(zmq.DEALER, endpoint, rcvhwm=2, identity=b"client")
+            client.send(b"hello")
+            eventually(lambda: link.receive(1), "connected")
+            failures: list[tuple[PortId, list[bytes], SendFailure]] = []
+            while not link.blocked:
+                link.send([[b"client", b"before"]], 0.0, failures)
+            assert failures == []
+            huge, small = [b"client", b"PARTIAL", b"x" * 2000], [b"client", b"FINAL", b"y"]
+            link.send([huge, small], 0.0, failures)
+            assert [(frames[1], reason) for _, frames, reason in failures] == [
+                (b"PARTIAL", SendFailure.OVERFLOW),
+                (b"FINAL", SendFailure.OVERFLOW),
+            ]
+            while client.poll(0):
+                client.recv_multipart()
+            failures.clear()
+            link.flush(1.0, failures)
+            link.send([[b"client", b"after"]], 1.0, failures)
+            assert failures == []
+            while client.recv_multipart() != [b"after"]:
+                pass
+        finally:
+            link.close(0)
