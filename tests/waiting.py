@@ -1,0 +1,42 @@
+"""Waiting for a condition, with a deadline: the only way in which a test waits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+DEADLINE = 20.0
+"""Seconds after which a condition is given up: far more than a loaded machine needs."""
+
+_PAUSE = 0.002
+
+
+def until(condition: Callable[[], T], what: str, deadline: float = DEADLINE) -> T:
+    """The first true value of `condition`, asked again and again from this thread."""
+    end = time.monotonic() + deadline
+    while not (value := condition()):
+        if time.monotonic() > end:
+            raise AssertionError(f"{what}: not within {deadline:g} s")
+        time.sleep(_PAUSE)
+    return value
+
+
+async def eventually(condition: Callable[[], T], what: str, deadline: float = DEADLINE) -> T:
+    """:func:`until` on a running event loop."""
+    end = time.monotonic() + deadline
+    while not (value := condition()):
+        if time.monotonic() > end:
+            raise AssertionError(f"{what}: not within {deadline:g} s")
+        await asyncio.sleep(_PAUSE)
+    return value
+
+
+def busy(seconds: float) -> None:
+    """Keep this thread, and as far as Python allows the GIL, for so long: a handler that computes."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
