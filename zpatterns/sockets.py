@@ -154,11 +154,12 @@ class ProcessGuard:
 class _Outbox:
     """What waits for one peer whose queue in libzmq is full."""
 
-    __slots__ = ("bytes", "delay", "messages", "retry_at")
+    __slots__ = ("bytes", "delay", "messages", "overflowed", "retry_at")
 
     def __init__(self, now: float) -> None:
         self.messages: deque[Frames] = deque()
         self.bytes = 0
+        self.overflowed = False  # one did not fit: until the next try none may, or there would be a gap
         self.delay = _RETRY_FIRST
         self.retry_at = now + _RETRY_FIRST
 
@@ -395,12 +396,12 @@ class Link:
             box = self._boxes[peer] = _Outbox(now)
             self._retry(box)
         if (
-            len(box.messages) >= settings.outbox_max
+            box.overflowed
+            or len(box.messages) >= settings.outbox_max
             or box.bytes + size > settings.outbox_bytes_max
             or self._boxed_bytes + size > settings.outbox_total_bytes_max
         ):
-            if not box.messages:
-                del self._boxes[peer]
+            box.overflowed = True
             failures.append((self.port, frames, SendFailure.OVERFLOW))
             return
         box.messages.append(frames)

@@ -47,7 +47,7 @@ class Peers:
     """Raw sockets that end with the block, whatever happened in it."""
 
     def __init__(self) -> None:
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._sockets: list[zmq.Socket[bytes]] = []
 
     def __enter__(self) -> Peers:
@@ -56,11 +56,11 @@ class Peers:
     def __exit__(self, *_: object) -> None:
         for socket in self._sockets:
             socket.close(linger=0)
-        self._context.term()
+        self.context.term()
 
     def socket(self, kind: int, endpoint: str = "", **options: Any) -> zmq.Socket[bytes]:
         """A socket that waits :data:`PATIENCE` for a message, connected to `endpoint` if there is one."""
-        socket = self._context.socket(kind)
+        socket = self.context.socket(kind)
         self._sockets.append(socket)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.RCVTIMEO, round(PATIENCE * 1000))
