@@ -108,7 +108,8 @@ def print_row(row: Row, *, judge: bool = True) -> None:
                     remarks[reference] = f"{taken.ratio(subject, reference):.2f} of {reference}"
             for one in taken.wanted:
                 if judge and one.side == side:
-                    remarks[one.reference] = f"{remarks.get(one.reference, '')} ({_verdict(taken, one)})".lstrip()
+                    verdict = _verdict(taken, one)
+                    remarks[one.reference] = f"{remarks[one.reference]} ({verdict})" if one.reference else verdict
             figures = (_number(statistics.median(values)), _number(min(values)), _number(max(values)))
             lines.append((f"{taken.name}, {taken.unit}", side, *figures, ", ".join(remarks.values())))
     widths = [max(len(line[column]) for line in lines) for column in range(6)]
