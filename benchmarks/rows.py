@@ -304,7 +304,7 @@ def startup(bench: Bench) -> Row:
 
         return min(once() for _ in range(bench.sizes.starts))
 
-    bare, libraries = "python -c pass", "pyzmq, tornado"
+    bare, libraries = "bare Python", "pyzmq, tornado"
     runs: dict[str, Callable[[], Sample]] = {
         OURS: lambda: {"help": started("-m", "zpatterns", "--help"), "import": imported("zpatterns.mdp")},
         bare: lambda: {"help": started("-c", "pass")},
@@ -317,8 +317,8 @@ def startup(bench: Bench) -> Row:
         "startup",
         f"new processes, the best of {bench.sizes.starts} a round",
         [
-            measure(samples, "help", "zpatterns --help", "ms", [(OURS, bare)], [Wanted(150, False, OURS)]),
-            measure(samples, "import", "import zpatterns.mdp", "ms", [(OURS, libraries)]),
+            measure(samples, "help", "run of zpatterns --help", "ms", [(OURS, bare)], [Wanted(150, False, OURS)]),
+            measure(samples, "import", "load of zpatterns.mdp", "ms", [(OURS, libraries)]),
         ],
     )
 
