@@ -15,7 +15,7 @@ import zmq
 from zpatterns.core import Command, Core, Rng
 from zpatterns.driver import Driver
 from zpatterns.errors import ClosedError
-from zpatterns.sockets import Link, SocketSettings, default_rng, new_context
+from zpatterns.sockets import POLLIN, POLLOUT, Link, SocketSettings, default_rng, new_context
 from zpatterns.telemetry import Telemetry
 
 
@@ -78,7 +78,7 @@ class BlockingDriver(Driver):
         self._poller.register(self._bell_in, zmq.POLLIN)
         self._due: dict[Link, None] = {}
         self._by_socket: dict[Any, Link] = {}
-        self._wanting_out: set[Link] = set()
+        self._special: dict[Link, int] = {}
         self._when: float | None = None
         self.now = time.monotonic  # type: ignore[method-assign]
 
@@ -143,14 +143,8 @@ class BlockingDriver(Driver):
         self._work_off()
         if self.closed:
             return
-        wanting_out = {link for link in self._blocked if not link.routed}
-        for link in wanting_out - self._wanting_out:
-            # Only a poll for POLLOUT tells that the one peer is there, or takes messages, again.
-            self._poller.modify(link.poll_item(), zmq.POLLIN | zmq.POLLOUT)
-        for link in self._wanting_out - wanting_out:
-            if not link.closed:
-                self._poller.modify(link.poll_item(), zmq.POLLIN)
-        self._wanting_out = wanting_out
+        if self._blocked or self._paused or self._special:
+            self._choose_events()
         now = self.now()
         until = deadline if self._when is None else min(deadline, self._when)
         # Round up: to wake a little before a timer is to spin until it.
@@ -164,9 +158,21 @@ class BlockingDriver(Driver):
                 self._due[self._by_socket[ready]] = None
         due, self._due = self._due, {}
         for link in due:
-            self._drain(link)
+            self._guarded_drain(link)
         if self._when is not None and self._when <= self.now():
-            self._timer()
+            self._guarded_timer()
+
+    def _choose_events(self) -> None:
+        """Poll for what can be acted upon, where that is not just POLLIN."""
+        # Only a poll for POLLOUT tells that the one peer is there, or takes messages, again.
+        special = {link: POLLIN | POLLOUT for link in self._blocked if not link.routed}
+        for link in self._paused:
+            # What is not to be read yet would end every poll at once.
+            special[link] = special.get(link, 0) & POLLOUT
+        for link in special.keys() | self._special.keys():
+            if not link.closed:
+                self._poller.register(link.poll_item(), special.get(link, POLLIN))
+        self._special = special
 
     def _work_off(self) -> None:
         while True:
@@ -174,7 +180,10 @@ class BlockingDriver(Driver):
                 work = self._inbox.popleft()
             except IndexError:
                 return
-            work()
+            try:
+                work()
+            except Exception as error:  # it may be another thread's, and is not to end this one's wait
+                self.telemetry.error("work_failed", error)
 
     def _wake_ready(self) -> None:
         with self._lock:
@@ -189,10 +198,12 @@ class BlockingDriver(Driver):
                 if not self._inbox or self.closed:
                     self._leading = False
                     for waiter in self._waiters:
-                        if not waiter.ready():
+                        # One that the last work has made ready must be told so too.
+                        if waiter.ready():
+                            waiter.wake()
+                        elif not self._leading:
                             self._leading = waiter.lead = True
                             waiter.wake()
-                            break
                     self._free.notify_all()
                     return
             self._work_off()
@@ -208,7 +219,7 @@ class BlockingDriver(Driver):
 
     def _unwatch(self, link: Link) -> None:
         item = link.poll_item()
-        self._poller.unregister(item)
+        self._poller.register(item, 0)
         self._due.pop(link, None)
         del self._by_socket[item]
 

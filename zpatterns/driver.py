@@ -33,6 +33,9 @@ R = TypeVar("R")
 DRAIN_BUDGET = 128
 """Messages that one call of :meth:`Core.receive_many` is given at the most."""
 
+FAILED_TIMER_DELAY = 1.0
+"""Seconds after which a timer that raised is tried again."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoopStalled(Event):
@@ -80,7 +83,7 @@ class Driver:
         raise NotImplementedError
 
     def _watch(self, link: Link) -> None:
-        """Begin to call :meth:`_drain` whenever `link` may be readable or writable."""
+        """Begin to call :meth:`_guarded_drain` whenever `link` may be readable or writable."""
         raise NotImplementedError
 
     def _unwatch(self, link: Link) -> None:
@@ -91,7 +94,7 @@ class Driver:
         raise NotImplementedError
 
     def _set_timer(self, when: float | None) -> None:
-        """Call :meth:`_timer` at `when`; a call too early does no harm."""
+        """Call :meth:`_guarded_timer` at `when`; a call too early does no harm."""
         raise NotImplementedError
 
     def _turn_ended(self) -> None:
@@ -103,6 +106,7 @@ class Driver:
         """Bind the socket of `port`, made at the first call, to one endpoint more; return the real one."""
         link = self.links.get(port)
         if link is not None:
+            self._schedule(link)  # to bind takes away the signal that a message has come
             return link.bind(endpoint)
         link = self._new_link(port, kind)
         try:
@@ -127,6 +131,25 @@ class Driver:
         self._set_timer(None)
 
     # Turns.
+
+    def _guarded_drain(self, link: Link) -> None:
+        """:meth:`_drain`, of which no exception stops the driver."""
+        try:
+            self._drain(link)
+        except Exception as error:
+            self.telemetry.error("drain_failed", error)
+            if not link.closed and not self.closed:
+                self._schedule(link)
+
+    def _guarded_timer(self) -> None:
+        """:meth:`_timer`, of which no exception stops the driver."""
+        try:
+            self._timer()
+        except Exception as error:
+            self.telemetry.error("timer_failed", error)
+            if not self.closed:
+                # What was due still is; but what fails again and again must not keep us from all else.
+                self._set_timer(self.now() + FAILED_TIMER_DELAY)
 
     def _drain(self, link: Link) -> None:
         """Read what has arrived on one link, a bounded share of it, and act on it."""
@@ -179,6 +202,8 @@ class Driver:
                 self._turn_again = False
                 for command in core.commands():
                     self._carry_out(command, now)
+                if self._turn_again:
+                    continue  # a callback has called the core: what that asks for comes before anything is sent
                 failures: list[tuple[PortId, Frames, SendFailure]] = []
                 ports = core.ports_to_send()
                 if ports:
@@ -195,7 +220,7 @@ class Driver:
                             self._blocked.add(link)
                     for port, frames, reason in failures:
                         core.send_failed(port, frames, reason, now)
-                if not failures and not self._turn_again:
+                if not failures:
                     break
         except Exception as error:
             self.telemetry.error("turn_failed", error)

@@ -101,14 +101,6 @@ class ReactorDriver(Driver):
             link.scheduled = True
             self._loop.call_soon(self._guarded_drain, link)
 
-    def _guarded_drain(self, link: Link) -> None:
-        try:
-            self._drain(link)
-        except Exception as error:
-            self.telemetry.error("drain_failed", error)
-            if not link.closed and not self.closed:
-                self._schedule(link)
-
     def _set_timer(self, when: float | None) -> None:
         handle = self._handle
         if when is None:
@@ -142,10 +134,7 @@ class ReactorDriver(Driver):
             for link in list(self.links.values()):
                 if not link.scheduled:
                     self._guarded_drain(link)
-        try:
-            self._timer()
-        except Exception as error:
-            self.telemetry.error("timer_failed", error)
+        self._guarded_timer()
 
 
 class Reactor:

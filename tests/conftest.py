@@ -1,0 +1,42 @@
+"""Fixtures of the ground's tests: driven example cores, and plain sockets for their peers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+import zmq
+
+from tests.example import Bench, OnBlocking, OnReactor
+from tests.waiting import DEADLINE
+
+
+@pytest.fixture(params=[OnReactor, OnBlocking], ids=["reactor", "blocking"])
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    """Both drivers, one after the other: ``bench.drive(core)``."""
+    with ExitStack() as stack:
+        yield Bench(request.param, stack)
+
+
+@pytest.fixture
+def peer() -> Iterator[Callable[..., zmq.Socket[bytes]]]:
+    """Makes plain sockets: ``peer(zmq.DEALER, connect=endpoint, RCVHWM=1)``. They wait for 20 s, and no longer."""
+    with ExitStack() as stack:
+        context: zmq.Context[zmq.Socket[bytes]] = stack.enter_context(zmq.Context())
+
+        def make(kind: int, connect: str = "", bind: str = "", **options: Any) -> zmq.Socket[bytes]:
+            socket: zmq.Socket[bytes] = stack.enter_context(context.socket(kind))
+            socket.setsockopt(zmq.LINGER, 0)
+            socket.setsockopt(zmq.RCVTIMEO, int(DEADLINE * 1000))
+            socket.setsockopt(zmq.SNDTIMEO, int(DEADLINE * 1000))
+            for name, value in options.items():
+                socket.setsockopt(getattr(zmq, name), value)
+            if connect:
+                socket.connect(connect)
+            if bind:
+                socket.bind(bind)
+            return socket
+
+        yield make
