@@ -33,6 +33,8 @@ _KINDS = {
 # EINVAL is what an empty routing id gives.
 _GONE = (errno.EHOSTUNREACH, errno.EINVAL, zmq.ENOTSOCK, zmq.ETERM)
 
+_ONE_PEER = (SocketKind.DEALER, SocketKind.REQ, SocketKind.SUB)
+
 _SOCKETS_MAX = 16_384
 
 _RETRY_FIRST = 0.005
@@ -48,7 +50,9 @@ class SocketSettings:
     `outbox_max`, `outbox_bytes_max`: what is kept for one peer whose libzmq queue is full;
     `outbox_total_bytes_max`: the same for all peers of a socket together.
     `handshake_timeout`: a connection that has not finished ZMTP's handshake by then is closed.
-    `ping_interval`, `ping_timeout`: ZMTP heartbeats, which find half-open TCP connections.
+    `ping_interval`, `ping_timeout`: ZMTP heartbeats of sockets with one peer, which find half-open connections.
+    `keepalive_idle`, `keepalive_interval`, `keepalive_count`: TCP's own probes, which find them for all sockets.
+    Sockets with many peers have just those: libzmq looks through the timers of all connections at each PONG.
     `reconnect_first`, `reconnect_cap`: libzmq's own reconnects; each socket draws its first delay between half
     and one and a half times `reconnect_first`, since libzmq doubles without jitter.
     """
@@ -64,6 +68,9 @@ class SocketSettings:
     handshake_timeout: float = 5.0
     ping_interval: float = 5.0
     ping_timeout: float = 15.0
+    keepalive_idle: float = 15.0
+    keepalive_interval: float = 5.0
+    keepalive_count: int = 3
     reconnect_first: float = 0.1
     reconnect_cap: float = 1.0
 
@@ -424,8 +431,13 @@ def _apply(socket: zmq.Socket[bytes], kind: SocketKind, settings: SocketSettings
     socket.setsockopt(zmq.MAXMSGSIZE, settings.message_max)
     socket.setsockopt(zmq.BACKLOG, settings.backlog)
     socket.setsockopt(zmq.HANDSHAKE_IVL, milliseconds(settings.handshake_timeout))
-    socket.setsockopt(zmq.HEARTBEAT_IVL, milliseconds(settings.ping_interval))
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, milliseconds(settings.ping_timeout))
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, max(1, round(settings.keepalive_idle)))
+    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, max(1, round(settings.keepalive_interval)))
+    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, settings.keepalive_count)
+    if kind in _ONE_PEER:
+        socket.setsockopt(zmq.HEARTBEAT_IVL, milliseconds(settings.ping_interval))
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, milliseconds(settings.ping_timeout))
     first = settings.reconnect_first * (0.5 + rng.random())
     socket.setsockopt(zmq.RECONNECT_IVL, milliseconds(first))
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, milliseconds(max(first, settings.reconnect_cap)))
