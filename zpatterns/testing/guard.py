@@ -65,10 +65,6 @@ class Guard:
         """What is new and still there after `patience` seconds; returns as soon as there is nothing."""
         deadline = time.monotonic() + patience
         found = self._look()
-        if found:
-            # What only a reference cycle holds is not left behind.
-            gc.collect()
-            found = self._look()
         while found and time.monotonic() < deadline:
             time.sleep(_PAUSE)
             found = self._look()

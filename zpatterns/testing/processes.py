@@ -33,8 +33,8 @@ class ManagedProcess:
     arguments. Each ``tcp://127.0.0.1:*`` among them stands for a free port, which stays the same, and reserved, through
     every restart.
     `ready`: the ``event`` of the JSON log line that tells that it is ready; None for a program that does not tell.
-    Servers and workers of the ``zpatterns`` command write ``ready``, and workers ``registered`` once a broker has
-    them, too.
+    The servers and workers of the ``zpatterns`` command write ``ready``. That a worker has found its broker is told
+    by the broker: ``worker_registered``.
     `env`: variables added to this process's own, of which those named ``ZPATTERNS_*`` are left out.
     `patience`: seconds for each of the waits.
 

@@ -217,7 +217,7 @@ class TcpProxy:
         return done.result(_PATIENCE)
 
     def _ring(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # it rings already
+        with contextlib.suppress(OSError):  # it rings already, or the thread was awake and has ended
             self._bell_out.send(b"\0")
 
     # In the proxy's thread.
@@ -363,9 +363,6 @@ class TcpProxy:
 
     def _lose(self, connection: Connection, lost: End) -> None:
         if connection.lost:
-            return
-        if connection.connecting:
-            self._drop(connection)
             return
         gone, stays = connection.client, connection.target
         if lost == "target":
