@@ -292,7 +292,39 @@ def test_a_call_that_was_told_too_large_does_not_go_to_another_worker():
     assert broker.statistics.queued == 0
 
 
+def test_an_error_of_the_worker_after_held_partials_stands_alone():
+    """In one reply with the parts, nobody could tell it from a good one."""
+    broker = BrokerHarness()
+    broker.ready(b"w", version="0.2")
+    broker.give(request(b"c"), partial(b"w", b"c", b"part"))
+    error = [ERROR, b"KeyError", b"text"]
+    assert broker.give(reply(b"w", b"c", *error, version="0.2")) == [answer(b"c", b"echo", *error)]
+
+
 # Several at once.
+
+
+@pytest.mark.parametrize("how", ["disconnect", "expiry", "an invalid message", "a heartbeat that fails"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_idle_worker_that_is_gone_is_given_nothing_while_its_service_lives_on(how, place):
+    broker = BrokerHarness()
+    workers = [b"w0", b"w1", b"w2"]
+    broker.give(*map(ready, workers))
+    gone = workers.pop(place)
+    if how == "disconnect":
+        broker.give(disconnect(gone))
+    elif how == "an invalid message":
+        broker.give([gone, b"nonsense"])
+    elif how == "expiry":
+        broker.advance(2)
+        broker.give(*map(heartbeat, workers))
+        broker.advance(1)
+    else:
+        broker.advance(1)
+        broker.fail(heartbeat(gone), SendFailure.UNREACHABLE)
+    sent = broker.give(request(b"c1"), request(b"c2"), request(b"c3"))
+    assert [frames[0] for frames in sent] == workers
+    assert broker.ready(gone) == [work(gone, b"c3")], "until it registers again"
 
 
 def test_two_requests_of_one_client_are_answered_by_whoever_has_them():

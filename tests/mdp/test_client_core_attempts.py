@@ -123,6 +123,17 @@ def test_an_attempt_turns_to_the_next_broker_and_later_calls_begin_there():
     assert opened == ["tcp://127.0.0.1:1", "tcp://127.0.0.1:2", "tcp://127.0.0.1:2"]
 
 
+def test_without_retries_the_next_call_turns_to_the_next_broker():
+    """A call that ends at its deadline has found its broker wanting as much as one that goes on."""
+    client = ClientHarness("tcp://127.0.0.1:1", "tcp://127.0.0.1:2", timeout=2, retries=0)
+    client.call(1)
+    client.until(START + 2)
+    assert failed(client) == [(1, RequestTimeout)]
+    assert client.events(AttemptFailed) == [AttemptFailed(b"echo", "tcp://127.0.0.1:1", 1, "no answer")]
+    client.call(2)
+    assert [command.endpoint for command in client.asked(Open)] == ["tcp://127.0.0.1:2"]
+
+
 def test_many_calls_to_a_dead_broker_turn_to_the_next_but_once():
     client = ClientHarness("tcp://127.0.0.1:1", "tcp://127.0.0.1:2", "tcp://127.0.0.1:3")
     for number in range(10):
@@ -130,6 +141,18 @@ def test_many_calls_to_a_dead_broker_turn_to_the_next_but_once():
     client.until(START + 3)
     endpoints = [command.endpoint for command in client.asked(Open)]
     assert endpoints == ["tcp://127.0.0.1:1"] * 10 + ["tcp://127.0.0.1:2"] * 10
+
+
+def test_a_call_that_fails_elsewhere_does_not_turn_later_calls_back():
+    client = ClientHarness("tcp://127.0.0.1:1", "tcp://127.0.0.1:2", "tcp://127.0.0.1:3", retries=0)
+    client.call(1, timeout=3.0)
+    client.call(2, timeout=1.0)
+    client.until(START + 1)
+    client.call(3, timeout=1.0)
+    client.until(START + 3)  # the third fails at 2, the first at 1 only now
+    client.asked()
+    client.call(4)
+    assert [command.endpoint for command in client.asked(Open)] == ["tcp://127.0.0.1:3"]
 
 
 def test_retries_of_many_clients_spread_over_their_windows():
@@ -213,3 +236,14 @@ def test_a_refusal_does_not_end_an_earlier_attempt_that_may_still_be_answered():
     assert failed(client) == []
     client.give(answered(b"from the first"), port=first)
     assert client.asked(Deliver) == [Deliver(1, [b"from the first"], True)]
+
+
+def test_a_refusal_of_the_last_attempt_does_not_end_an_earlier_one():
+    client = ClientHarness(timeout=8, retries=1)
+    first = client.call(1)
+    client.until(START + 6)
+    client.give(answered(ERROR, b"429", b"full"), port=client.out[-1][0])
+    client.until(START + 7.9)
+    assert failed(client) == []
+    client.give(answered(b"at last"), port=first)
+    assert client.asked(Deliver) == [Deliver(1, [b"at last"], True)]

@@ -124,6 +124,15 @@ def test_a_thousand_small_parts_are_bounded_too():
     assert worker.sent()[0][6] == b"too-large"
 
 
+def test_the_bound_of_parts_is_each_requests_own():
+    worker = WorkerHarness(held_bytes_max=1000)
+    for run in (1, 2, 3):
+        worker.give(given())
+        worker.step(worker.core.handler_partial, run, [b"x" * 600], worker.now)
+        worker.step(worker.core.handler_done, run, [b"end"], worker.now)
+        assert worker.sent() == [said(b"x" * 600, b"end")]
+
+
 # handler_timeout.
 
 
@@ -256,6 +265,14 @@ def test_a_handler_that_outlives_its_connection_keeps_the_worker_from_taking_mor
     worker.step(worker.core.handler_failed, 1, "Oops", "", worker.now)
     assert worker.statistics.discarded == 1
     assert worker.advance(0) == [ready_of(worker)]
+
+
+def test_nor_does_a_timer_that_comes_out_of_turn_make_it_take_more():
+    worker = busy()
+    worker.give(disconnect())
+    worker.asked()
+    assert worker.stall(100) == []
+    assert worker.asked() == []
 
 
 @pytest.mark.parametrize("reason", list(SendFailure))

@@ -427,15 +427,15 @@ class ClientCore:
         for call in self._deadlines.due(now):
             if call.over:
                 continue
-            if call.expiry <= now:
-                self._fail(call, self._timeout(call, now), now)
-            elif call.retry_at is not None:
+            if call.retry_at is not None and now < call.expiry:
                 self._attempt(call, now, call.window_end)
                 self._deadlines.add(call)
-            else:
+            elif call.retry_at is None and call.attempts and not call.streaming:
                 # What has not even left is not to leave later.
                 self._commands += [Discard(connection.port) for connection in call.connections[-1:]]
                 self._attempt_failed(call, "no answer", now, self._timeout(call, now))
+            else:
+                self._fail(call, self._timeout(call, now), now)
         if self._idle_check_at is not None and self._idle_check_at <= now:
             self._close_idle(now)
 
