@@ -69,6 +69,7 @@ class BlockingDriver(Driver):
         self._lock = threading.Lock()
         self._free = threading.Condition(self._lock)
         self._leading = False
+        self._ended = False
         self._waiters: dict[Waiter, None] = {}
         self._inbox: deque[Callable[[], object]] = deque()
         self._bell_in, self._bell_out = socket.socketpair()
@@ -133,7 +134,9 @@ class BlockingDriver(Driver):
             # Each thread that waits finds out in turn and hands the lead on. One that is stuck in a callback of
             # its own is left with its sockets: they are not ours to take away.
             free = self._free.wait_for(lambda: not self._leading and not self._waiters, timeout=5.0)
-        if free and not self._own_context.closed:
+            mine = free and not self._ended
+            self._ended = self._ended or free
+        if mine:
             self._own_context.term()
             self._bell_in.close()
             self._bell_out.close()
