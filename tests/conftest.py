@@ -1,7 +1,9 @@
-"""Fixtures of the ground's tests: driven example cores, and plain sockets for their peers."""
+"""What holds for all tests, and the fixtures of the ground's tests: driven example cores, and plain sockets."""
 
 from __future__ import annotations
 
+import importlib.metadata
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -11,6 +13,14 @@ import zmq
 
 from tests.example import Bench, OnBlocking, OnReactor
 from tests.waiting import DEADLINE
+
+PLUGIN = "zpatterns.testing.plugin"
+
+
+def pytest_configure() -> None:
+    """Where zpatterns is not installed, have the pytest of a child process load our plugin all the same."""
+    if not any(entry.value == PLUGIN for entry in importlib.metadata.entry_points(group="pytest11")):
+        os.environ["PYTEST_PLUGINS"] = PLUGIN
 
 
 @pytest.fixture(params=[OnReactor, OnBlocking], ids=["reactor", "blocking"])
