@@ -196,6 +196,7 @@ async def _cancel_and_ask(endpoint: str) -> None:
         # Each call ended once; a reply may have come in the very turn in which its caller gave up.
         assert statistics.replies + statistics.cancelled == statistics.calls
         assert statistics.replies >= 1 + answered + 300
+        assert statistics.cancelled > 0, "what was given up is not waited for"
 
 
 def test_pyzmq_a_call_that_is_cancelled_by_wait_for_loses_no_message_of_another():
