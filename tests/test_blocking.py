@@ -119,7 +119,9 @@ class TestOneThread:
     def test_a_timer_runs_while_one_waits(self, caller):
         caller.core.on_timer = lambda now: caller.core.tell("timer")
         caller.do(caller.core.set_timer, time.monotonic() + 0.02)
-        assert caller.wait(lambda: caller.core.timers == 1)
+        began = time.monotonic()
+        assert caller.wait(lambda: caller.core.timers == 1, 60.0)
+        assert time.monotonic() - began < DEADLINE
 
     def test_an_exception_in_work_is_reported(self, caller, caplog):
         caplog.set_level(logging.ERROR, logger="zpatterns")
@@ -166,6 +168,17 @@ class TestManyThreads:
         for name, thread in threads.items():
             silent.send_multipart(asked.pop(name))
             assert thread.result()
+
+    def test_a_follower_is_told_at_once(self, caller, silent):
+        """It need not wait for the leader to leave."""
+        caller.do(caller.core.connect, endpoint_of(silent))
+        leader = InThread(partial(caller.ask, b"first", 60.0))
+        first = silent.recv_multipart()
+        follower = InThread(partial(caller.ask, b"second", 60.0))
+        silent.send_multipart(silent.recv_multipart())
+        assert follower.result()
+        silent.send_multipart(first)
+        assert leader.result()
 
     def test_a_follower_leaves_at_its_deadline(self, caller, silent):
         caller.do(caller.core.connect, endpoint_of(silent))
