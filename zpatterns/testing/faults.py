@@ -81,7 +81,7 @@ class Faults:
         kinds = [kind for kind in world.fault_classes if kind in world.active_faults]
         if not kinds:
             return None
-        names = list(world.nodes)
+        names = [node.name for node in world.nodes.values() for _ in range(node.frailty)]
         node, other = draw.pick(names), draw.pick(names)
         scale = world.lease * draw.pick((0.2, 1.0, 1.0, 3.0))
         return Fault(

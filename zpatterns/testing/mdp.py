@@ -371,7 +371,7 @@ class MajordomoWorld(World):
             liveness=liveness,
             queue_max=draw.pick((1, 4, 20)) if tight else 10_000,
             queue_bytes_max=draw.pick((2_000, 100_000)) if tight else 2**30,
-            services_max=draw.pick((3, 100)) if tight else 1000,
+            services_max=100 if tight else 1000,
             request_ttl=lease * draw.pick((0.3, 1.0, 3.0)) if tight else 1000.0,
             deliveries_max=draw.pick((1, 2, 3)),
             held_bytes_max=draw.pick((300, 2**20)) if tight else 2**24,
@@ -417,9 +417,13 @@ class MajordomoWorld(World):
         self.probe = ClientNode(
             self, "probe", endpoints=self._endpoints(draw), options=probe, settings=SocketSettings(), idle=True
         )
+        for broker in self.brokers:
+            broker.frailty = 2
+        self.probe.frailty = 0
         self.hostile: HostileNode | None = None
         if "hostile" in self.active_behaviours:
             self.hostile = HostileNode(self, "hostile", self._endpoints(draw), settings)
+            self.hostile.frailty = 0
         for node in self.nodes.values():
             node.start()
 
@@ -434,7 +438,7 @@ class MajordomoWorld(World):
             timeout=self.fault_seconds * 4 if self.is_calm else lease * draw.pick((0.5, 2.0, 3.5)),
             retries=0 if self.is_calm else retries,
             attempt_timeout=lease * draw.between(0.1, 1.0) if not self.is_calm and draw.happens(0.3) else None,
-            max_in_flight=64 if self.is_calm else draw.pick((1, 4, 64)),
+            max_in_flight=draw.pick((4, 4, 64)) if self.is_calm else draw.pick((1, 4, 64)),
             queue_max=draw.pick((2, 1000)) if not self.is_calm else 1000,
             held_bytes_max=draw.pick((400, 2**20)) if not self.is_calm else 2**20,
             idle_max=lease * draw.pick((0.2, 5.0)),

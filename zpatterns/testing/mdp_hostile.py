@@ -38,6 +38,7 @@ class HostileNode(Node):
         self._endpoints = endpoints
         self._settings = settings
         self._sockets: list[tuple[SimSocket, bool]] = []
+        self._requests_left = 20
 
     def boot(self) -> None:
         self._sockets = []
@@ -99,6 +100,9 @@ class HostileNode(Node):
 
     def _request(self) -> Frames:
         """A real request, whose answer nobody waits for."""
+        if not self._requests_left:
+            return []
+        self._requests_left -= 1
         service = self.chance.pick(self.world.asked_services)
         call = self.world.ledger.begin(self, service, 1.0)
         self.world.ledger.cancel(call)

@@ -55,7 +55,18 @@ def parse(frames: Frames, is_from_broker: bool) -> Parsed | None:
 class SeenRequest:
     """A request that a broker has read."""
 
-    __slots__ = ("answered", "broken", "caller", "deliveries", "expiry", "frames", "read_at", "sent_at", "service")
+    __slots__ = (
+        "answered",
+        "broken",
+        "caller",
+        "deliveries",
+        "expiry",
+        "frames",
+        "is_stream",
+        "read_at",
+        "sent_at",
+        "service",
+    )
 
     def __init__(self, caller: bytes, service: bytes, frames: Frames, now: float, ttl: float) -> None:
         self.caller = caller
@@ -66,6 +77,7 @@ class SeenRequest:
         self.sent_at = 0.0
         self.deliveries = 0
         self.answered = False
+        self.is_stream = False
         self.broken = False
 
 
@@ -98,6 +110,8 @@ class BrokerWatch:
         self.requests: dict[bytes, deque[SeenRequest]] = {}
         self.strangers: set[bytes] = set()
         """Peers that play by no rules, so that nothing can be told from what they say."""
+        self.worked_at: dict[bytes, float] = {}
+        """When a worker of a service was last given something: a long queue is still a queue."""
         self._order = 0
 
     def read(self, link: SimLink, frames: Frames) -> None:
@@ -169,7 +183,11 @@ class BrokerWatch:
         """How many open requests wait for a service that has no worker here."""
         served = self.served
         everything = [request for requests in self.requests.values() for request in requests]
-        return sum(not request.answered and request.service not in served for request in everything)
+        now = self.world.clock.now()
+        return sum(
+            not request.answered and request.service not in served and now < request.expiry + self.interval
+            for request in everything
+        )
 
     def find(self, caller: bytes, frames: Frames) -> SeenRequest | None:
         """The request of `caller` that has this body, the first that is not answered."""
@@ -201,7 +219,7 @@ class BrokerWatch:
         if now >= request.expiry:
             world.violate("R4", f"{name} starts a request {now - request.expiry:.3f} s after its time")
         request.deliveries += 1
-        request.sent_at = now
+        request.sent_at = self.worked_at[worker.service] = now
         if request.deliveries > self.limit:
             world.violate("R3", f"{name} delivers a request for the {request.deliveries}th time, limit {self.limit}")
         for other in self.workers.values():
@@ -225,8 +243,16 @@ class BrokerWatch:
         else:
             self.world.violate("R1", f"{self.node.name} answers {peer.hex()}, which has no open request")
             return
-        if what == "ANSWER":
+        if what == "ANSWER-PART":
+            request.is_stream = True
+        else:
             request.answered = True
+            if (
+                rest[1:3] == [b"\0ZPATTERNS-ERROR\0", b"502"]
+                and request.deliveries < self.limit
+                and not request.is_stream
+            ):
+                self.world.violate("R3", f"{self.node.name} gives {request.frames[:1]} up after {request.deliveries}")
             if request.service == b"mmi.service":
                 self._check_mmi(request.frames[-1], rest[1])
             elif request.service == b"mmi.none" and rest[1:] != [b"501"]:
@@ -371,6 +397,7 @@ class MajordomoObserver(Observer):
                         and now < request.expiry
                         and request.read_at < now - world.lease
                         and request.service in served
+                        and watch.worked_at.get(request.service, 0.0) < now - world.lease / 2
                     ):
                         world.violate("R3", f"{watch.node.name} has lost {request.frames[:2]} ({request.deliveries})")
         for worker in world.workers:
@@ -399,11 +426,14 @@ class MajordomoObserver(Observer):
         options = broker.options
         held = reachable_frames(broker.core, b"q:")
         busy = sum(worker.holds is not None for worker in self.watches[broker].workers.values())
-        limit = options.queue_max * len(self.world.asked_services) + busy
+        # Each counts for 512 bytes at least (BrokerOptions.queue_bytes_max).
+        limit = min(options.queue_max * len(self.world.asked_services), options.queue_bytes_max // 512) + busy
         if held > limit:
             self.world.violate("B1", f"{broker.name} holds {held} requests, the limit is {limit}")
 
     def _measure_client(self, client: ClientNode) -> None:
+        if len(client.open) > client.options.max_in_flight + client.options.queue_max:
+            self.world.violate("B1", f"{client.name} holds {len(client.open)} calls")
         limit = client.options.max_in_flight * (client.options.retries + 2)
         if len(client.driver.links) > limit:
             self.world.violate("B1", f"{client.name} has {len(client.driver.links)} connections, the limit is {limit}")

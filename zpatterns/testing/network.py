@@ -149,6 +149,13 @@ class Network:
                     self._truncate(end, end.wire, 0)
                 self._finish(end)
 
+    def back(self, host: Host) -> None:
+        """The machine of `host` has power again. Who still tries to send to its old process finds out."""
+        self.dark.discard(host.name)
+        for end in self.ends:
+            if end.held and end.peer.silent and end.peer.host is host:
+                self.clock.call_later(0.5 * self.chance.random(), self.release, end)
+
     def hush(self, host: Host) -> None:
         """The process of `host` has been stopped: its peers will hear nothing, not even ZMTP's heartbeats."""
         since = host.paused_at
@@ -285,8 +292,11 @@ class Network:
         end.flying = None
         peer, wire = end.peer, end.wire
         if peer.gone and not peer.closing:
+            if peer.silent and not peer.host.alive:
+                end.held = True  # TCP goes on trying
+                return
             wire.clear()
-            if peer.silent and peer.host.alive:
+            if peer.silent:
                 self._lose(end)  # a machine that is back knows nothing of this connection
             return
         if peer.host.paused_at is not None or self.is_cut(end.host, peer.host):

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from zpatterns.testing.driving import SimLink
 
 
+STEPS_MAX = 1_000_000
+"""Callbacks that one run may take; the usual is a hundredth of it."""
+
+
 class Node:
     """One process: it is started, killed, stopped and let go on; its cores live from start to kill.
 
@@ -36,6 +40,8 @@ class Node:
         self.resumed_at = 0.0
         self.incarnation = 0
         self.disk: dict[str, Any] = {}
+        self.frailty = 1
+        """How often a fault chooses this node, relative to the others."""
         self.lag = self.usual_lag = self.chance.pick((0.0, 0.0002, 0.002)) * self.chance.random()
         """Seconds from a signal to the turn that sees it."""
         self._deferred: list[Timer] = []
@@ -52,7 +58,7 @@ class Node:
         """Start the process, if it is not running."""
         if not self.alive:
             self.alive = True
-            self.world.network.dark.discard(self.name)
+            self.world.network.back(self)
             self.world.happened(self, "start")
             self.boot()
 
@@ -197,13 +203,13 @@ class World:
         self.quiet_seconds = 10.0
         self.lease = 5.0
         """About how long silence lasts until a node takes another for dead: faults are drawn on this scale."""
-        self._numbers = 0
+        self._numbers = self._steps = 0
         self.planned: list[Fault] = []
         draw = self.chance.fork("classes")
         share = draw.pick((0.0, 0.2, 0.6, 0.6))
         active = draw.some(self.fault_classes, share)
         self.active_faults = frozenset(name for name in active if faults is None or name in faults)
-        active = draw.some(self.behaviours, draw.pick((0.0, share)))
+        active = draw.some(self.behaviours, draw.pick((0.0, 0.3, 0.7)) if share else 0.0)
         self.active_behaviours = frozenset(name for name in active if faults is None or name in faults)
         self._keep = keep
         self.phase = "faults"
@@ -255,6 +261,9 @@ class World:
 
     def stopped(self) -> bool:
         """Whether a violation has ended the run."""
+        self._steps += 1
+        if self._steps > STEPS_MAX:
+            self.violate("B2", f"{STEPS_MAX} steps and no end: something spins")
         return self.violation is not None
 
     def violate(self, promise: str, text: str, error: BaseException | None = None) -> None:
