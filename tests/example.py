@@ -22,6 +22,7 @@ from zpatterns.blocking import BlockingDriver, Waiter
 from zpatterns.core import Close, Command, Discard, Event, Frames, Open, PortId, SendFailure, SocketKind
 from zpatterns.driver import Driver
 from zpatterns.reactor import Reactor, ReactorDriver
+from zpatterns.service import Service
 from zpatterns.sockets import SocketSettings
 from zpatterns.telemetry import Telemetry
 
@@ -59,6 +60,8 @@ class ExampleCore:
         self.batches: list[int] = []
         self.failed: list[tuple[Frames, SendFailure]] = []
         self.reading = True
+        self.busy = False
+        """Whether something that was begun is left, for :attr:`drained`."""
         self.timer: float | None = None
         self.timers = 0
         self.trace: list[str] = []
@@ -87,6 +90,9 @@ class ExampleCore:
 
     def read(self, reading: bool) -> None:
         self.reading = reading
+
+    def end_work(self) -> None:
+        self.busy = False
 
     # The contract.
 
@@ -147,7 +153,7 @@ class ExampleCore:
 
     @property
     def drained(self) -> bool:
-        return True
+        return not self.busy
 
     def shut_down(self, now: float) -> None:
         self._note("shut_down")
@@ -328,3 +334,45 @@ class Bench:
         driven = self._kind(core, settings)
         self._stack.callback(driven.close)
         return driven
+
+
+class ExampleService(Service):
+    """An :class:`EchoCore` as a service. `diary` is shared by several, to tell in which order they began and ended."""
+
+    source = "example.service"
+
+    def __init__(
+        self,
+        core: ExampleCore | None = None,
+        *,
+        endpoint: str = "tcp://127.0.0.1:*",
+        name: str = "service",
+        diary: list[str] | None = None,
+        settings: SocketSettings | None = None,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
+        super().__init__(on_event=on_event)
+        self.core = core or EchoCore()
+        self.endpoint = endpoint
+        self.name = name
+        self.diary = [] if diary is None else diary
+        self._settings = settings
+
+    @property
+    def driver(self) -> ReactorDriver:
+        return self._drivers[0]
+
+    def _announcement(self) -> dict[str, Any]:
+        return {"endpoint": self.endpoint}
+
+    def _attach(self, reactor: Reactor) -> None:
+        driver = ReactorDriver(
+            reactor, self.core, settings=self._settings, telemetry=self._telemetry, on_command=lambda command: None
+        )
+        self._drivers.append(driver)
+        self.endpoint = driver.bind("front", SocketKind.ROUTER, self.endpoint)
+        self.diary.append(f"{self.name} starts")
+
+    def _close(self) -> None:
+        super()._close()
+        self.diary.append(f"{self.name} ends")

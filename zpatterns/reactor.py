@@ -229,9 +229,11 @@ class Reactor:
     async def serve(self, *services: Runnable, drain: float = 5.0) -> None:
         """:meth:`run` inside a loop that is running already."""
         self._bind_loop(asyncio.get_running_loop())
-        self._stop, self._abort = asyncio.Event(), asyncio.Event()
-        if self._stop_early:
-            self._stop.set()
+        with self._lock:
+            self._stop, self._abort = asyncio.Event(), asyncio.Event()
+            if self._stop_early:
+                self._stop_early = False
+                self._stop.set()
         started: list[Runnable] = []
         with self._signals():
             try:

@@ -65,24 +65,28 @@ class Service:
         self._process.check()
         if self._reactor is None:
             return
-        if self._stopping is not None:
-            await asyncio.shield(self._stopping)
-            return
-        self._stopping = asyncio.get_running_loop().create_future()
+        while (other := self._stopping) is not None:
+            await asyncio.shield(other)
+            if self._stopping is other:
+                return
+            # Its caller has given up: now it is ours to do.
+        stopping = self._stopping = asyncio.get_running_loop().create_future()
         try:
             if drain > 0:
                 await self._drain(drain)
         except asyncio.CancelledError:
             # The caller has no more patience: a second stop may follow and must find the door open.
-            self._stopping.set_result(None)
             self._stopping = None
+            stopping.set_result(None)
             raise
-        for driver in self._drivers:
-            if not driver.closed:
-                driver.call(driver.core.shut_down, driver.now())  # type: ignore[attr-defined]
-        self._close()
-        await self._reactor.settled()
-        self._stopping.set_result(None)
+        try:
+            for driver in self._drivers:
+                if not driver.closed:
+                    driver.call(driver.core.shut_down, driver.now())  # type: ignore[attr-defined]
+            self._close()
+            await self._reactor.settled()
+        finally:
+            stopping.set_result(None)
 
     async def __aenter__(self) -> Self:
         return await self.start()
