@@ -30,8 +30,12 @@ from zpatterns.telemetry import Telemetry
 P = ParamSpec("P")
 R = TypeVar("R")
 
-DRAIN_BUDGET = 128
-"""Messages that one call of :meth:`Core.receive_many` is given at the most."""
+DRAIN_BUDGET = 16
+"""Messages that one call of :meth:`Core.receive_many` is given at the most. Few enough that what is sent for the first
+keeps the peers busy while the next are read; enough that the exception at the end of a batch costs little."""
+
+DRAIN_ROUNDS = 8
+"""Batches that are read from one socket before the others have their turn."""
 
 FAILED_TIMER_DELAY = 1.0
 """Seconds after which a timer that raised is tried again."""
@@ -168,7 +172,7 @@ class Driver:
                 link.paused = True
                 self._paused.add(link)
                 return
-            if rounds == 4:
+            if rounds == DRAIN_ROUNDS:
                 self._schedule(link)
                 return
             batch = link.receive(budget)
