@@ -6,20 +6,31 @@ import hashlib
 import heapq
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
+
+
+class Owner(Protocol):
+    """Something that may be stopped, or have ended, when one of its timers falls due."""
+
+    def admits(self, timer: Timer) -> bool:
+        """Whether the timer may be called now. Where not, it is the owner's to keep or to forget."""
 
 
 class Timer:
     """One callback that is due, as :meth:`FakeClock.call_at` returns it."""
 
-    __slots__ = ("args", "callback", "when")
+    __slots__ = ("args", "callback", "life", "owner", "when")
 
-    def __init__(self, when: float, callback: Callable[..., object] | None, args: tuple[Any, ...]) -> None:
+    def __init__(
+        self, when: float, callback: Callable[..., object], args: tuple[Any, ...], owner: Owner | None, life: int
+    ) -> None:
         self.when = when
-        self.callback = callback
+        self.callback: Callable[..., object] | None = callback
         self.args = args
+        self.owner = owner
+        self.life = life
 
     def cancel(self) -> None:
         """It is not called any more. Twice is once."""
@@ -34,11 +45,12 @@ class FakeClock:
     asked for.
     """
 
-    __slots__ = ("_asked", "_heap", "_now")
+    __slots__ = ("_asked", "_halted", "_heap", "_now")
 
     def __init__(self, start: float = 1000.0) -> None:
         self._now = start
         self._asked = 0
+        self._halted = False
         self._heap: list[tuple[float, int, Timer]] = []
 
     def now(self) -> float:
@@ -47,10 +59,15 @@ class FakeClock:
 
     def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Timer:
         """Call `callback` once the clock comes to `when`, in seconds; at the next step if that is past."""
-        timer = Timer(when, callback, args)
+        timer = Timer(when, callback, args, None, 0)
         self._asked += 1
         heapq.heappush(self._heap, (when, self._asked, timer))
         return timer
+
+    def add(self, timer: Timer) -> None:
+        """:meth:`call_at` for a timer that somebody else has made, such as one with an owner."""
+        self._asked += 1
+        heapq.heappush(self._heap, (timer.when, self._asked, timer))
 
     def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Timer:
         """:meth:`call_at`, `delay` seconds from now."""
@@ -60,22 +77,30 @@ class FakeClock:
         """Let `seconds` pass, with every callback at its very moment."""
         self.run_until(self._now + seconds)
 
-    def run_until(self, when: float, stopped: Callable[[], bool] | None = None) -> None:
-        """:meth:`advance` to an absolute time; where `stopped` says so after a callback, go no further."""
+    def halt(self) -> None:
+        """From within a callback: go no further, now or ever."""
+        self._halted = True
+
+    def run_until(self, when: float, limit: int | None = None) -> int:
+        """:meth:`advance` to an absolute time, with no more than `limit` callbacks. Returns how many there were."""
         heap = self._heap
-        while heap and heap[0][0] <= when:
+        called = 0
+        while heap and heap[0][0] <= when and not self._halted and called != limit:
             due, _, timer = heapq.heappop(heap)
             callback = timer.callback
             if callback is None:
                 continue
             if due > self._now:
                 self._now = due
+            owner = timer.owner
+            if owner is not None and not owner.admits(timer):
+                continue
             timer.callback = None
+            called += 1
             callback(*timer.args)
-            if stopped is not None and stopped():
-                return
-        if when > self._now:
+        if when > self._now and not self._halted and called != limit:
             self._now = when
+        return called
 
 
 class Chance:

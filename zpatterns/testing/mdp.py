@@ -145,7 +145,7 @@ class SimLane:
         elif way == "raise":
             self.node.later(now + short * chance.random(), self._fail, number, "Boom")
         elif way in ("stream", "flood"):
-            parts = 1 + chance.below(5) if way == "stream" else 20 + chance.below(400)
+            parts = 1 + chance.below(5) if way == "stream" else 20 + chance.below(chance.pick((50, 50, 400)))
             gap = world.lease * 0.3 * chance.random() if way == "stream" else 0.0
             ending = self._raise if "raise" in world.active_behaviours and chance.happens(0.3) else self._return
             self.node.later(now + gap, self._part, number, parts, gap, ending)
@@ -362,7 +362,7 @@ class MajordomoWorld(World):
         lease = self.lease = liveness.lease
         # Back-off is capped at the lease (promises.md), so L1's bound is four of them.
         self.bound = 4 * lease
-        self.quiet_seconds = 4 * lease
+        self.quiet_seconds = 3 * lease
         self.fault_seconds = lease * draw.between(2.0, 6.0)
         self.calls_left = draw.pick((10, 30, 60))
         self.ledger = Ledger(self)

@@ -114,14 +114,15 @@ class BrokerWatch:
         """When a worker of a service was last given something: a long queue is still a queue."""
         self._order = 0
 
-    def read(self, link: SimLink, frames: Frames) -> None:
+    def read(self, link: SimLink, frames: Frames) -> Parsed | None:
+        """The broker is given a message; what it says."""
         now = self.world.clock.now()
         end = link.sim.by_id.get(frames[0])
         if end is not None and end.peer.host is self.world.hostile:
             self.strangers.add(frames[0])
         message = parse(frames, False)
         if message is None:
-            return
+            return None
         peer, what, rest = message
         worker = self.workers.get(peer)
         if what == "ASK" and len(rest) > 1:
@@ -137,6 +138,7 @@ class BrokerWatch:
                 self._order += 1
                 worker.holds = None
                 worker.idle_since = self._order
+        return message
 
     def asked(self, frames: Frames) -> None:
         message = parse(frames, True)
@@ -317,8 +319,7 @@ class MajordomoObserver(Observer):
     def read(self, link: SimLink, frames: Frames) -> None:
         watch = self.watches.get(link.node)
         if watch is not None:
-            watch.read(link, frames)
-            message = parse(frames, False)
+            message = watch.read(link, frames)
             if message is not None and message.what == "ASK" and len(message.rest) > 1:
                 key = (message.id, message.rest[1])
                 self._asks[key] = self._asks.get(key, 0) + 1
@@ -371,7 +372,7 @@ class MajordomoObserver(Observer):
         self._measured += 1
         for broker in world.brokers:
             # Weighing is slow, and what leaks is still there later.
-            if broker.alive and self._measured % 4 == 0:
+            if broker.alive and self._measured % 6 == 0:
                 self._measure_broker(broker)
         for client in world.clients:
             if client.alive:

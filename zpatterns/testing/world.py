@@ -96,25 +96,24 @@ class Node:
         # Either the io thread is quick, or the loop begins with what it has.
         delay = self.chance.pick((0.0, 0.001))
         for timer in deferred:
-            self.world.clock.call_at(self.resumed_at + delay, self._run, self.incarnation, timer)
+            timer.when = self.resumed_at + delay
+            self.world.clock.add(timer)
         self.world.network.wake(self)
 
     def later(self, when: float, callback: Callable[..., object], *args: Any) -> Timer:
         """Call back at `when`; not before the process goes on if it is stopped, never once it is dead."""
-        timer = Timer(when, callback, args)
-        self.world.clock.call_at(when, self._run, self.incarnation, timer)
+        timer = Timer(when, callback, args, self, self.incarnation)
+        self.world.clock.add(timer)
         return timer
 
-    def _run(self, incarnation: int, timer: Timer) -> None:
-        if incarnation != self.incarnation:
-            return
+    def admits(self, timer: Timer) -> bool:
+        """Whether the process is there and going on."""
+        if timer.life != self.incarnation:
+            return False
         if self.paused_at is not None:
             self._deferred.append(timer)
-            return
-        callback = timer.callback
-        if callback is not None:
-            timer.callback = None
-            callback(*timer.args)
+            return False
+        return True
 
 
 class Observer:
@@ -203,7 +202,8 @@ class World:
         self.quiet_seconds = 10.0
         self.lease = 5.0
         """About how long silence lasts until a node takes another for dead: faults are drawn on this scale."""
-        self._numbers = self._steps = 0
+        self._numbers = 0
+        self._steps_left = STEPS_MAX
         self.planned: list[Fault] = []
         draw = self.chance.fork("classes")
         share = draw.pick((0.0, 0.2, 0.6, 0.6))
@@ -241,30 +241,23 @@ class World:
         heal_at = start + self.fault_seconds
         self.planned = self._faults.plan(start, self.fault_seconds, self._keep)
         clock.call_later(self.lease / 2, self._measure)
-        clock.run_until(heal_at, self.stopped)
+        self._run_until(heal_at)
         if not self.violation:
             self._faults.heal()
             self.phase = "healing"
             self.note("world", "healed")
             self.healed()
-            clock.run_until(heal_at + self.bound, self.stopped)
+            self._run_until(heal_at + self.bound)
         if not self.violation:
             self._tell("settled")
         if not self.violation:
             self.phase = "quiet"
             self.note("world", "quiet")
             self.quiet()
-            clock.run_until(heal_at + self.bound + self.quiet_seconds, self.stopped)
+            self._run_until(heal_at + self.bound + self.quiet_seconds)
         if not self.violation:
             self._tell("finished")
         return self.violation
-
-    def stopped(self) -> bool:
-        """Whether a violation has ended the run."""
-        self._steps += 1
-        if self._steps > STEPS_MAX:
-            self.violate("B2", f"{STEPS_MAX} steps and no end: something spins")
-        return self.violation is not None
 
     def violate(self, promise: str, text: str, error: BaseException | None = None) -> None:
         """A promise was broken. The first violation ends the run."""
@@ -272,6 +265,7 @@ class World:
             self.violation = Violation(promise, text, self.clock.now())
             self.error = error
             self.note("world", "VIOLATION", promise, text)
+            self.clock.halt()
 
     def number(self) -> int:
         """A number that was not given out before."""
@@ -324,6 +318,11 @@ class World:
         self.note(link.sim.name, reason.value, list(frames))
         for observer in self.observers:
             observer.failed(link, frames, reason)
+
+    def _run_until(self, when: float) -> None:
+        self._steps_left -= self.clock.run_until(when, self._steps_left)
+        if not self._steps_left:
+            self.violate("B2", f"{STEPS_MAX} steps and no end: something spins")
 
     def _tell(self, what: str) -> None:
         for observer in self.observers:
