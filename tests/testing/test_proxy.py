@@ -13,6 +13,7 @@ from tests.waiting import until
 from zpatterns.errors import ClosedError, EndpointError, RequestTimeout
 from zpatterns.mdp import AsyncClient, Client, Worker
 from zpatterns.testing import BackgroundBroker, BackgroundReactor, Guard, ReservedPort, TcpProxy
+from zpatterns.testing import proxy as proxy_module
 from zpatterns.testing.proxy_flow import Flow, Way
 
 
@@ -226,6 +227,17 @@ def test_refuse_leaves_open_connections_alone_and_heal_listens_at_the_same_place
         client, target = line.connect()
         client.sendall(b"in")
         assert received(target, 2) == b"in"
+
+
+def test_beyond_the_limit_connections_wait_until_there_is_room(monkeypatch):
+    monkeypatch.setattr(proxy_module, "_CONNECTIONS_MAX", 2)
+    with wire() as line:
+        line.connect()
+        line.connect()
+        line.dial().sendall(b"third")
+        assert line.proxy.statistics().accepted == 2
+        line.proxy.cut()
+        assert received(line.accept(), 5) == b"third"
 
 
 def test_faults_hold_for_connections_to_come():

@@ -29,6 +29,7 @@ Direction: TypeAlias = Literal["both", "to_target", "to_client"]
 End: TypeAlias = Literal["client", "target"]
 
 _CONNECTIONS_MAX = 1000
+"""Connections that are open at a time."""
 _PATIENCE = 10.0
 
 _RESET = struct.pack("ii", 1, 0)
@@ -70,7 +71,6 @@ class TcpProxy:
         self._connections: dict[Connection, None] = {}
         self._timed: set[Connection] = set()
         self._accepted = 0
-        self._refusing = False
         self._closed = False
         self._lock = threading.Lock()
         self._tasks: deque[Callable[[], None]] = deque()
@@ -122,12 +122,7 @@ class TcpProxy:
 
     def refuse(self) -> None:
         """Refuse new connections. Open ones stay; add :meth:`cut` to be rid of them."""
-
-        def begin() -> None:
-            self._refusing = True
-            self._unlisten()
-
-        self._do(begin)
+        self._do(self._unlisten)
 
     def heal(self) -> None:
         """End every fault. What was held goes out at once; half-open connections are reset, as they would be now."""
@@ -138,7 +133,6 @@ class TcpProxy:
             for connection in list(self._connections):
                 if connection.lost:
                     self._drop(connection)
-            self._refusing = False
             self._listen()
 
         self._do(end)
@@ -266,13 +260,26 @@ class TcpProxy:
             listener.bind(("127.0.0.1", self._port.port))
             listener.listen(1024)
             self._listener = listener
-            self._selector.register(listener, selectors.EVENT_READ)
+            self._watch_listener()
 
     def _unlisten(self) -> None:
-        if self._listener is not None:
-            self._selector.unregister(self._listener)
-            self._listener.close()
-            self._listener = None
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            if listener in self._selector.get_map():
+                self._selector.unregister(listener)
+            listener.close()
+
+    def _watch_listener(self) -> None:
+        """Beyond the limit of connections new ones wait, as at a busy server."""
+        listener = self._listener
+        if listener is None:
+            return
+        has_room = len(self._connections) < _CONNECTIONS_MAX
+        if has_room != (listener in self._selector.get_map()):
+            if has_room:
+                self._selector.register(listener, selectors.EVENT_READ)
+            else:
+                self._selector.unregister(listener)
 
     def _accept(self) -> None:
         assert self._listener is not None
@@ -291,8 +298,7 @@ class TcpProxy:
         )
         connection = Connection(client, target, flows)
         self._connections[connection] = None
-        if len(self._connections) >= _CONNECTIONS_MAX:
-            self._unlisten()
+        self._watch_listener()
         if target.connect_ex(self._address) in _IN_PROGRESS:
             self._update(connection)
         else:
@@ -385,8 +391,7 @@ class TcpProxy:
                 if reset:
                     _reset(end)
                 end.close()
-        if self._listener is None and not self._refusing and not self._closed:
-            self._listen()
+        self._watch_listener()
 
 
 def _reset(end: socket.socket) -> None:
