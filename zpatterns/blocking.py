@@ -137,7 +137,13 @@ class BlockingDriver(Driver):
             mine = free and not self._ended
             self._ended = self._ended or free
         if mine:
-            self._own_context.term()
+            # A call that was interrupted while pyzmq made its socket may have left that behind, known to nobody: the
+            # end of the context would wait for it for ever. It may, but without us.
+            end = threading.Thread(
+                target=self._own_context.destroy, args=(0,), name="zpatterns-context-term", daemon=True
+            )
+            end.start()
+            end.join(2.0)
             self._bell_in.close()
             self._bell_out.close()
 

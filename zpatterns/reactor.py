@@ -205,7 +205,7 @@ class Reactor:
             ended = self._ended = asyncio.Event()
 
             def term() -> None:
-                context.term()
+                context.destroy(linger=0)  # its sockets are closed, but for one whose making was interrupted
                 with contextlib.suppress(RuntimeError):  # nobody is left to tell
                     self.loop.call_soon_threadsafe(ended.set)
 
