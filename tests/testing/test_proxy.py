@@ -124,6 +124,19 @@ def test_a_stall_in_one_direction_leaves_the_other_alone_and_loses_nothing():
         assert received(client, 7) == b"unheard"
 
 
+def test_a_stall_holds_what_was_under_way_already():
+    with wire() as line:
+        client, target = line.connect()
+        line.proxy.delay(3600)
+        client.sendall(b"under way")
+        until(lambda: line.proxy.statistics().held == 9, "held")
+        line.proxy.stall()
+        line.proxy.delay(0)
+        assert is_silent(target)
+        line.proxy.heal()
+        assert received(target, 9) == b"under way"
+
+
 def test_nobody_is_told_of_an_end_across_a_stall():
     with wire() as line:
         client, target = line.connect()
@@ -138,7 +151,7 @@ def test_nobody_is_told_of_an_end_across_a_stall():
 @pytest.mark.parametrize("fault", ["stall", "delay", "throttle"])
 def test_what_is_held_is_bounded_and_the_sender_has_to_wait(fault):
     with wire(held_bytes_max=10_000) as line:
-        client, _ = line.connect()
+        client, target = line.connect()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)
         {
             "stall": line.proxy.stall,
@@ -149,6 +162,9 @@ def test_what_is_held_is_bounded_and_the_sender_has_to_wait(fault):
             # Once the kernel's buffers are full nothing more is taken.
             until(lambda: _stands_still(sent), "back-pressure")
             assert line.proxy.statistics().held <= 10_000
+            so_far = sent[0]
+            line.proxy.heal()
+            assert len(received(target, so_far)) == so_far, "nothing of it is lost"
 
 
 def _stands_still(sent: list[int]) -> bool:
