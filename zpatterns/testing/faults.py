@@ -115,7 +115,7 @@ class Faults:
 
     def _crash(self, fault: Fault) -> Undo:
         node = self._world.nodes[fault.node]
-        node.kill(lose_disk=fault.share < 0.3)
+        node.kill(lose_disk=self._world.loses_disks and fault.share < 0.3)
         return node.start
 
     def _power(self, fault: Fault) -> Undo:

@@ -103,7 +103,7 @@ class Network:
         self._ids = (self._ids + 1) & 0xFFFFFFFF
         far.peer_id = b"\0" + self._ids.to_bytes(4, "big")
         if len(self.ends) > 64:
-            self.ends = [end for end in self.ends if not (end.gone and end.peer.gone)]
+            self.ends = [end for end in self.ends if not ((end.gone or end.over) and (end.peer.gone or end.peer.over))]
         self.ends += (near, far)
         listener.post(ATTACH, far)
         socket.post(ATTACH, near)

@@ -18,9 +18,14 @@ PATTERNS: Final = {"mdp": "zpatterns.testing.mdp:MajordomoWorld"}
 
 
 def world_class(pattern: str) -> type[World]:
-    """The world of a pattern. Errors: KeyError where there is none."""
-    module, name = PATTERNS[pattern].split(":")
-    result: type[World] = getattr(importlib.import_module(module), name)
+    """The world of a pattern, by its name or as ``module:Class``. Errors: ValueError where there is none."""
+    module, _, name = PATTERNS.get(pattern, pattern).partition(":")
+    try:
+        result = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{pattern!r} is none of {', '.join(PATTERNS)}, and no module:Class ({error})") from error
+    if not (isinstance(result, type) and issubclass(result, World)):
+        raise ValueError(f"{pattern!r} is no subclass of zpatterns.testing.World")
     return result
 
 
@@ -42,7 +47,7 @@ def shrink(kind: type[World], seed: int, promise: str) -> tuple[frozenset[int], 
     return keep, runs
 
 
-def report(world: World, violation: Violation) -> None:
+def report(pattern: str, world: World, violation: Violation) -> None:
     """Say what was broken, and how to see it again."""
     click.echo(f"seed {world.seed}: {violation}", err=True)
     if world.error is not None:
@@ -54,7 +59,7 @@ def report(world: World, violation: Violation) -> None:
             click.echo(f"  {fault}", err=True)
     numbers = ",".join(map(str, sorted(keep))) or "none"
     click.echo(
-        f"see it again: python -m zpatterns.testing.simulate --pattern {world.name} --seed {world.seed} "
+        f"see it again: python -m zpatterns.testing.simulate --pattern {pattern} --seed {world.seed} "
         f"--keep {numbers} --trace",
         err=True,
     )
@@ -70,7 +75,9 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, value: str | 
 
 
 @click.command(name="python -m zpatterns.testing.simulate")
-@click.option("--pattern", type=click.Choice(sorted(PATTERNS)), default="mdp", show_default=True)
+@click.option(
+    "--pattern", default="mdp", show_default=True, metavar="NAME", help="'mdp', or a world of your own: module:Class."
+)
 @click.option("--seeds", type=click.IntRange(1), default=1000, show_default=True, help="How many worlds to run.")
 @click.option("--first", type=click.IntRange(0), default=0, show_default=True, help="The first seed of them.")
 @click.option("--seed", type=click.IntRange(0), help="Run this one only.")
@@ -81,15 +88,18 @@ def main(pattern: str, seeds: int, first: int, seed: int | None, trace: bool, ke
 
     Prints a summary; exit code 1 and the seed of the first run in which a promise was broken.
     """
-    kind = world_class(pattern)
+    try:
+        kind = world_class(pattern)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--pattern") from None
     if seed is not None:
-        sys.exit(_run_one(kind, seed, keep, trace))
+        sys.exit(_run_one(pattern, kind, seed, keep, trace))
     if trace or keep is not None:
         raise click.UsageError("--trace and --keep are for one world: say which with --seed")
-    sys.exit(_run_many(kind, range(first, first + seeds)))
+    sys.exit(_run_many(pattern, kind, range(first, first + seeds)))
 
 
-def _run_one(kind: type[World], seed: int, keep: frozenset[int] | None, trace: bool) -> int:
+def _run_one(pattern: str, kind: type[World], seed: int, keep: frozenset[int] | None, trace: bool) -> int:
     world = kind(seed, keep=keep, trace=trace)
     violation = world.run()
     for line in world.trace_lines():
@@ -98,13 +108,13 @@ def _run_one(kind: type[World], seed: int, keep: frozenset[int] | None, trace: b
         click.echo(f"seed {seed}: every promise was kept", err=True)
         return 0
     if keep is None and not trace:
-        report(world, violation)
+        report(pattern, world, violation)
     else:
         click.echo(f"seed {seed}: {violation}", err=True)
     return 1
 
 
-def _run_many(kind: type[World], seeds: Iterable[int]) -> int:
+def _run_many(pattern: str, kind: type[World], seeds: Iterable[int]) -> int:
     begin = time.perf_counter()
     counts: dict[str, int] = {}
     done = 0
@@ -126,7 +136,7 @@ def _run_many(kind: type[World], seeds: Iterable[int]) -> int:
     if failure is None:
         click.echo("every promise was kept")
         return 0
-    report(*failure)
+    report(pattern, *failure)
     return 1
 
 

@@ -174,6 +174,9 @@ class World:
     fault_classes: ClassVar[tuple[str, ...]] = Faults.CLASSES
     """What may happen in a run; each run leaves some of it out."""
 
+    loses_disks: ClassVar[bool] = False
+    """Whether a crash may take :attr:`Node.disk` with it."""
+
     behaviours: ClassVar[tuple[str, ...]] = ()
     """What handlers and callers may do wrong while there are faults; each run leaves some of it out."""
 
