@@ -335,6 +335,18 @@ def test_a_busy_worker_that_stood_still_replies_and_leaves_it_to_the_broker():
     assert worker.until(worker.now + 1) == [ready_of(worker)]
 
 
+def test_a_reply_of_the_handler_that_stalled_its_worker_is_not_thrown_away():
+    """A coroutine that blocks for longer than the lease returns before any timer or message is looked at."""
+    worker = busy()
+    worker.sent()
+    worker.asked()
+    worker.now += 30
+    worker.step(worker.core.handler_done, 1, [b"late"], worker.now)
+    assert worker.sent() == [said(b"late")]
+    worker.step(worker.core.handle_timer, worker.now)
+    assert worker.asked() == [], "the connection over which the reply goes stays open"
+
+
 def test_a_worker_that_is_away_takes_no_harm_from_a_stall():
     worker = WorkerHarness()
     worker.give(disconnect())

@@ -67,7 +67,7 @@ class BrokerCore:
         self._in_flight = 0
         self._last_now = float("inf")
         self._grace_until = 0.0
-        self._draining = False
+        self._draining = self._stopped = False
         self._drops = Drops()
         self._requests = self._replies = self._partials = self._requeued = self._expired = 0
         self._refused = self._lost = self._undelivered = self._workers_lost = self._heartbeats = 0
@@ -207,7 +207,7 @@ class BrokerCore:
 
     def _stranger(self, peer: bytes, dialect: wire.WorkerDialect, command: bytes, rest: Frames, now: float) -> None:
         """A worker's message from a peer that is not registered."""
-        if command == dialect.ready and len(rest) == 1:
+        if command == dialect.ready and len(rest) == 1 and not self._stopped:
             name = rest[0]
             if name.startswith(wire.MMI_PREFIX):
                 self._drops.add("reserved-service-name")
@@ -218,10 +218,10 @@ class BrokerCore:
                 self._register(peer, dialect, name, now)
         elif command == dialect.disconnect and not rest:
             pass  # 7/MDP: "The worker MAY send DISCONNECT at any time, including before READY."
-        elif (command == dialect.heartbeat and not rest) or (
+        elif (command in (dialect.ready, dialect.heartbeat) and len(rest) == (command == dialect.ready)) or (
             command in (dialect.final, dialect.partial) and len(rest) > 2 and not rest[1]
         ):
-            # Valid but unexpected: it was registered once, or its READY was lost with an earlier broker.
+            # Valid but unexpected: we have said goodbye, it was registered once, or its READY was lost before we began.
             self._drops.add("not-registered")
             self._say(peer, dialect, dialect.disconnect)
         else:
@@ -446,8 +446,8 @@ class BrokerCore:
         return not self._in_flight
 
     def shut_down(self, now: float) -> None:
-        """Say DISCONNECT to every worker: they turn to another broker at once."""
-        self._draining = True
+        """Say DISCONNECT to every worker, those who come back too: they turn to another broker at once."""
+        self._draining = self._stopped = True
         for worker in list(self._workers.values()):
             self._say(worker.id, worker.dialect, worker.dialect.disconnect)
             self._remove(worker, _STOPPED, now)

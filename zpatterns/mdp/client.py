@@ -102,7 +102,7 @@ class AsyncClient(_ClientBase):
     `timeout` (seconds): from call to outcome, queueing included. `retries`: attempts after the first.
     `attempt_timeout` (seconds): default ``timeout / (retries + 1)``. An attempt that was sent still counts if its
     reply comes while a later one runs. Each attempt is a request of its own to the broker, so a service may
-    run more than once for a call; ``retries=0`` is at most once.
+    run more than once for a call; at most once is ``retries=0`` and a broker with ``on_worker_loss="fail"``.
     `protocol`: ``"0.1"``, ``"0.2"`` or ``"auto"``, which is 0.1; a stream always speaks 0.2.
     `max_in_flight`: calls on the wire, each with a connection of its own; `queue_max`: calls that may wait behind
     them, before :class:`QueueFull`.

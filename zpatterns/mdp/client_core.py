@@ -446,18 +446,17 @@ class ClientCore:
         self._idle_check_at = now + self.options.idle_max if self._idle_count else None
 
     def _timeout(self, call: _Call, now: float) -> RequestTimeout:
-        elapsed = now - call.started
-        where = " or ".join(self._endpoints)
+        name, elapsed = _text(call), now - call.started
         if not call.attempts:
             text = f"the call waited all its {elapsed:.3g} s behind {self._in_flight} others; raise max_in_flight"
+        elif call.streaming:
+            text = f"the stream of service {name!r} did not end within {elapsed:.3g} s; a slow consumer loses it"
         else:
-            text = (
-                f"no answer from service {_text(call)!r} through {where} within {elapsed:.3g} s "
-                f"({call.attempts} attempts); is the broker there, and a worker for the service?"
-            )
-        return RequestTimeout(
-            text, endpoint=self._endpoints[call.endpoint], service=_text(call), attempts=call.attempts, elapsed=elapsed
-        )
+            tries = "1 attempt" if call.attempts == 1 else f"{call.attempts} attempts"
+            text = f"no answer from service {name!r} through {' or '.join(self._endpoints)} within {elapsed:.3g} s "
+            text += f"({tries}); is the broker there, and a worker for the service?"
+        endpoint = self._endpoints[call.endpoint]
+        return RequestTimeout(text, endpoint=endpoint, service=name, attempts=call.attempts, elapsed=elapsed)
 
     # Telling.
 

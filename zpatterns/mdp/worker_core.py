@@ -211,6 +211,9 @@ class WorkerCore:
         """The handler is done. Returns whether anybody can still be told."""
         if run != self._run or not self._running:
             return False
+        # If it was the handler that held everything up, its result is the first thing to be done about that: the
+        # broker says what it is worth, and to close the connection would be to throw it away.
+        self._last_now = now
         self._running = False
         self._give_up_at = None
         if self._state is WorkerState.BUSY and self._client is not None:
@@ -271,9 +274,6 @@ class WorkerCore:
         self._commands.append(Close(PORT))
         self._client = None
         self._held = None
-        if self._draining and not self._running:
-            self._state = WorkerState.STOPPED
-            return
         self._state = WorkerState.AWAY
         self._connect_at = now + delay
 
