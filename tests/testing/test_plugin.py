@@ -244,6 +244,30 @@ def test_clock(zp_clock):
     assert result.returncode == 0, result.stdout
 
 
+def test_workers_leave_before_the_broker_does_whatever_the_order_of_the_arguments(tmp_path):
+    code = """
+import time
+
+import pytest
+from greeter import Greeter
+
+EVENTS = []
+
+
+def test_worker(zp_reactor, zp_broker):
+    zp_reactor.start(Greeter(zp_broker.endpoint, on_event=EVENTS.append))
+    deadline = time.monotonic() + 20
+    while not zp_broker.statistics().workers and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def test_it_lost_no_broker():
+    assert [type(event).__name__ for event in EVENTS] == ["Registered"]
+"""
+    result = run(tmp_path, greeter=SERVICE, test_order=code)
+    assert result.returncode == 0, result.stdout
+
+
 def test_the_fixtures_and_the_marker_say_what_they_are(tmp_path):
     text = run(tmp_path, "--fixtures").stdout
     for name in ("zp_broker", "zp_reactor", "zp_faults", "zp_clock"):

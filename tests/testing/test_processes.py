@@ -64,7 +64,7 @@ def test_a_program_finds_the_modules_beside_it(tmp_path):
 
 
 def test_a_module_runs_with_its_arguments_and_variables(tmp_path, monkeypatch):
-    monkeypatch.setenv("ZPATTERNS_MDP_BROKER_BIND", "nonsense that a developer has set")
+    monkeypatch.setenv("ZPATTERNS_MDP_BROKER_LIVENESS", "nonsense that a developer has set")
     (tmp_path / "module.py").write_text("import os, sys; print(sys.argv[1:], os.environ['COLOUR'])")
     process = ManagedProcess("-m", "module", "a", ready=None, cwd=tmp_path, env={"COLOUR": "blue"})
     with process:
