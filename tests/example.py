@@ -70,6 +70,7 @@ class ExampleCore:
         self.on_timer: Callable[[float], None] = lambda now: None
         self.on_message: Callable[[Frames, float, PortId], None] = lambda frames, now, port: None
         self.on_failure: Callable[[Frames, SendFailure], None] = lambda frames, reason: None
+        self.on_shut_down: Callable[[], None] = lambda: None
         self._out: dict[PortId, list[Frames]] = {}
         self._commands: list[Command] = []
         self._events: list[Event] = []
@@ -157,6 +158,7 @@ class ExampleCore:
 
     def shut_down(self, now: float) -> None:
         self._note("shut_down")
+        self.on_shut_down()
 
     def _note(self, method: str) -> None:
         self.trace.append(method)

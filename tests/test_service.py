@@ -129,11 +129,16 @@ def test_without_patience_it_does_not_drain():
 def test_a_block_that_fails_is_left_without_draining():
     async def main():
         core = EchoCore()
-        with pytest.raises(ZeroDivisionError):
+
+        async def serve_and_fail():
             async with ExampleService(core):
                 core.busy = True
                 raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await serve_and_fail()
         assert "drain" not in core.trace
+        assert "shut_down" in core.trace
 
     run(main())
 
@@ -233,6 +238,46 @@ def test_who_loses_patience_while_goodbyes_linger_does_not_wait_for_ever(peer):
             await first
         await service.stop(drain=0)
         await Reactor.current().settled()
+
+    run(main())
+
+
+def test_what_was_said_last_can_still_be_read(peer):
+    """A peer with ZMQ_IMMEDIATE loses what it has not read yet when its connection ends."""
+
+    async def main():
+        core = EchoCore(echo=False)
+        service = await ExampleService(core).start()
+        socket = peer(zmq.DEALER, connect=service.endpoint, IMMEDIATE=1)
+        await eventually(lambda: socket.poll(0, zmq.POLLOUT), "the connection")
+        socket.send(b"here I am")
+        await eventually(lambda: core.received, "the peer")
+        goodbyes = [[core.received[0][0], b"%d" % number] for number in range(100)]
+        core.on_shut_down = lambda: core.send("front", *goodbyes)
+        stopping = asyncio.create_task(service.stop())
+        got: list[bytes] = []
+        while len(got) < 100:
+            await eventually(lambda: socket.poll(0), "a goodbye")
+            got.append(socket.recv())
+        await stopping
+        assert got == [b"%d" % number for number in range(100)]
+
+    run(main())
+
+
+def test_who_loses_patience_after_the_goodbyes_may_still_stop_it(monkeypatch):
+    monkeypatch.setattr("zpatterns.service.PEERS_READ", 3600.0)
+
+    async def main():
+        service = await ExampleService().start()
+        first = asyncio.create_task(service.stop())
+        await eventually(lambda: "shut_down" in service.core.trace, "the goodbyes")
+        first.cancel()
+        with suppress(asyncio.CancelledError):
+            await first
+        assert not service.driver.closed
+        await service.stop(drain=0)
+        assert service.driver.closed
 
     run(main())
 

@@ -16,6 +16,10 @@ from zpatterns.telemetry import Telemetry
 GOODBYE_LINGER = 1.0
 """Seconds that libzmq may take, after a service has stopped, to send what it took."""
 
+PEERS_READ = 0.1
+"""Seconds that a server which drains leaves its connections open after its last message. Sockets with
+ZMQ_IMMEDIATE, such as those of our clients and workers, lose what nobody has read yet when a connection ends."""
+
 
 class Service:
     """One server or worker. It runs once: a stopped service is not started again.
@@ -74,15 +78,17 @@ class Service:
         try:
             if drain > 0:
                 await self._drain(drain)
+            for driver in self._drivers:
+                if not driver.closed:
+                    driver.call(driver.core.shut_down, driver.now())  # type: ignore[attr-defined]
+            if drain > 0 and any(link.routed for driver in self._drivers for link in driver.links.values()):
+                await asyncio.sleep(PEERS_READ)
         except asyncio.CancelledError:
             # The caller has no more patience: a second stop may follow and must find the door open.
             self._stopping = None
             stopping.set_result(None)
             raise
         try:
-            for driver in self._drivers:
-                if not driver.closed:
-                    driver.call(driver.core.shut_down, driver.now())  # type: ignore[attr-defined]
             self._close()
             await self._reactor.settled()
         finally:

@@ -33,15 +33,13 @@ from zpatterns.timing import Deadlines
 
 PORT = "broker"
 
-_DIALECT_1 = wire.WORKER_DIALECTS["0.1"]
-_DIALECT_2 = wire.WORKER_DIALECTS["0.2"]
+_DIALECT_1, _DIALECT_2 = wire.WORKER_DIALECTS["0.1"], wire.WORKER_DIALECTS["0.2"]
 
 # Why a worker was removed.
 _DISCONNECTED = "disconnected"
 _EXPIRED = "expired"
 _STOPPED = "broker stopped"
 _GOODBYES = (_DISCONNECTED, _STOPPED)
-
 _STOPPING = "the broker is shutting down; ask another one"
 
 
@@ -218,10 +216,12 @@ class BrokerCore:
                 self._register(peer, dialect, name, now)
         elif command == dialect.disconnect and not rest:
             pass  # 7/MDP: "The worker MAY send DISCONNECT at any time, including before READY."
-        elif (command in (dialect.ready, dialect.heartbeat) and len(rest) == (command == dialect.ready)) or (
-            command in (dialect.final, dialect.partial) and len(rest) > 2 and not rest[1]
+        elif (
+            self._stopped
+            or (command == dialect.heartbeat and not rest)
+            or (command in (dialect.final, dialect.partial) and len(rest) > 2 and not rest[1])
         ):
-            # Valid but unexpected: we have said goodbye, it was registered once, or its READY was lost before we began.
+            # Valid but unexpected: it was registered once, its READY was lost with an earlier broker, or we leave.
             self._drops.add("not-registered")
             self._say(peer, dialect, dialect.disconnect)
         else:
@@ -260,7 +260,7 @@ class BrokerCore:
 
     def _assign(self, worker: Worker, request: Request, now: float) -> None:
         worker.request = request
-        worker.sent_at = now
+        worker.sent_at = worker.assigned_at = now
         request.deliveries += 1
         self._in_flight += 1
         if worker.dialect.partial is None:
@@ -384,11 +384,9 @@ class BrokerCore:
                 return
             command = frames[2] if frames[1] else frames[3]
             request = worker.request
-            if (
-                command == worker.dialect.request
-                and request is not None
-                and frames[5 if frames[1] else 6 :] == request.body
-            ):
+            # Where a heartbeat fails, a request of the same turn will too, and then the worker is forgotten already.
+            is_it = command == worker.dialect.request and request and frames[5 if frames[1] else 6 :] == request.body
+            if request is not None and (is_it or worker.assigned_at == now):
                 request.deliveries -= 1
             self._remove(worker, reason.value, now)
             return
