@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from tests.harness import BrokerHarness, ClientHarness, WorkerHarness, answer, partial, reply, request, work
+from tests.harness import (
+    START,
+    BrokerHarness,
+    ClientHarness,
+    WorkerHarness,
+    answer,
+    heartbeat,
+    partial,
+    reply,
+    request,
+    work,
+)
 from zpatterns.core import Close, SendFailure
 from zpatterns.testing.weight import reachable_frames
 
@@ -85,3 +96,17 @@ def test_a_worker_whose_heartbeat_was_not_sent_stays():
     worker.asked()
     worker.fail(beat, SendFailure.OVERFLOW)
     assert worker.asked(Close) == []
+
+
+def test_a_delivery_that_failed_beside_a_heartbeat_does_not_count():
+    """Seed 244: the heartbeat failed first, the worker was forgotten, and its request had been delivered once more."""
+    broker = BrokerHarness(deliveries_max=2)
+    broker.ready(b"other")
+    broker.until(START + 2.5)
+    broker.give(request(b"client"))
+    broker.ready(b"idle")
+    sent = broker.until(START + 3)
+    assert work(b"idle", b"client") in sent, "the first worker was silent for a lease"
+    broker.fail(heartbeat(b"idle"), SendFailure.UNREACHABLE)
+    broker.fail(work(b"idle", b"client"), SendFailure.UNREACHABLE)
+    assert broker.ready(b"third") == [work(b"third", b"client")]

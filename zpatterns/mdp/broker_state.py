@@ -110,7 +110,7 @@ class Request:
 class Worker:
     """One registered worker, idle or with one request in hand."""
 
-    __slots__ = ("deadline", "dialect", "expiry", "id", "idle", "request", "sent_at", "service")
+    __slots__ = ("assigned_at", "deadline", "dialect", "expiry", "id", "idle", "request", "sent_at", "service")
 
     def __init__(self, id: bytes, dialect: WorkerDialect, service: Service, now: float) -> None:
         self.id = id
@@ -120,6 +120,7 @@ class Worker:
         self.idle = False
         self.expiry = now
         self.sent_at = now
+        self.assigned_at: float | None = None
         self.deadline: float | None = None  # when to look at it next, for Deadlines
 
 
