@@ -29,26 +29,28 @@ def a_thread() -> Iterator[str]:
     leaving = threading.Event()
     thread = threading.Thread(target=leaving.wait, name="left alone")
     thread.start()
-    yield "thread: 'left alone', now in wait ("
-    leaving.set()
-    thread.join()
+    try:
+        yield "thread: 'left alone', now in wait ("
+    finally:
+        leaving.set()
+        thread.join()
 
 
 @contextlib.contextmanager
 def a_process() -> Iterator[str]:
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    yield f"process: {process.pid}: {sys.executable} -c input()"
-    process.communicate(b"\n")
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as process:
+        yield f"process: {process.pid}: {sys.executable} -c import sys; sys.stdin.read()"
 
 
 @contextlib.contextmanager
 def a_stopped_process() -> Iterator[str]:
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    process.send_signal(signal.SIGSTOP)
-    os.waitid(os.P_PID, process.pid, os.WSTOPPED)
-    yield f"process: {process.pid} (stopped): "
-    process.kill()
-    process.communicate()
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as process:
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        try:
+            yield f"process: {process.pid} (stopped): "
+        finally:
+            process.kill()
 
 
 @contextlib.contextmanager
@@ -68,8 +70,10 @@ def a_connection() -> Iterator[str]:
 @contextlib.contextmanager
 def an_event_loop() -> Iterator[str]:
     loop = asyncio.new_event_loop()
-    yield "socket: Unix socket without a name (an event loop"
-    loop.close()
+    try:
+        yield "socket: Unix socket without a name (an event loop"
+    finally:
+        loop.close()
 
 
 @contextlib.contextmanager
@@ -101,7 +105,7 @@ KINDS = [
 def test_what_is_left_is_found_and_named_until_it_is_gone(kind):
     guard = Guard()
     with kind() as description:
-        assert description in guard.report("the test", NOW)
+        until(lambda: description in guard.report("the test", NOW), f"{description!r} is reported")
     assert not guard.leftovers()
 
 
@@ -182,5 +186,5 @@ def test_without_proc_it_asks_ps(monkeypatch):
     monkeypatch.setattr(os.path, "isdir", lambda path: path != "/proc/self/task" and is_directory(path))
     guard = Guard()
     with a_process() as description:
-        assert description in guard.report("the test", NOW)
+        until(lambda: description in guard.report("the test", NOW), "found")
     until(lambda: not guard.leftovers(NOW), "gone")

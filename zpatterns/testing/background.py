@@ -105,10 +105,8 @@ class BackgroundReactor:
 
     async def _serve(self, started: concurrent.futures.Future[Reactor]) -> None:
         self._end = asyncio.Event()
-        reactor = Reactor.current()
-        started.set_result(reactor)
+        started.set_result(Reactor.current())
         await self._end.wait()
-        await reactor.settled()
 
 
 class BackgroundBroker:

@@ -205,11 +205,13 @@ def _children_by_proc() -> list[_Child]:
         with contextlib.suppress(OSError):  # gone meanwhile
             with open(f"/proc/{pid}/stat", "rb") as file:
                 # The name, in parentheses, may hold anything.
-                fields = file.read().rpartition(b")")[2].split()
+                name, _, rest = file.read().partition(b"(")[2].rpartition(b")")
+            fields = rest.split()
             state, parent, started = fields[0], int(fields[1]), fields[19]
             if parent == os.getpid() and state != b"Z":
                 with open(f"/proc/{pid}/cmdline", "rb") as file:
-                    command = file.read().replace(b"\0", b" ").decode("utf-8", "replace").strip()
+                    # A process that is just being started has no command line yet.
+                    command = (file.read().replace(b"\0", b" ").strip() or name).decode("utf-8", "replace")
                 stopped = " (stopped)" if state == b"T" else ""
                 found.append(_Child((pid, started), f"{pid}{stopped}: {command}"))
     return found
@@ -229,7 +231,7 @@ def _child_pids() -> list[int]:
 
 def _children_by_ps() -> list[_Child]:
     """For systems without ``/proc``."""
-    command = ["ps", "-A", "-o", "pid=,ppid=,stat=,lstart=,command="]
+    command = ["ps", "-ww", "-A", "-o", "pid=,ppid=,stat=,lstart=,command="]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         lines = process.communicate()[0].splitlines()
     found = []
