@@ -343,7 +343,7 @@ class TestStopping:
         thread.join(DEADLINE)
         assert "shut_down" in service.core.trace
 
-    def test_before_it_runs(self):
+    def test_before_it_runs(self, peer):
         reactor = Reactor()
         reactor.stop()
         service = ExampleService()
@@ -354,7 +354,10 @@ class TestStopping:
         thread = threading.Thread(target=reactor.run, args=(again,))
         thread.start()
         until(lambda: "*" not in again.endpoint, "the start")
-        assert thread.is_alive()
+        socket = peer(zmq.DEALER, connect=again.endpoint)
+        for _ in range(20):
+            socket.send(b"ball")
+            assert socket.recv() == b"ball"
         reactor.stop()
         thread.join(DEADLINE)
         assert not thread.is_alive()
@@ -403,11 +406,17 @@ class TestStopping:
         assert all("shut_down" in service.core.trace for service in services)
 
     def test_the_handlers_of_signals_are_put_back(self):
-        before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-        reactor = Reactor()
-        reactor.stop()
-        reactor.run()
-        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, lambda *_: None) for number in numbers]
+        try:
+            own = [signal.getsignal(number) for number in numbers]
+            reactor = Reactor()
+            reactor.stop()
+            reactor.run()
+            assert [signal.getsignal(number) for number in numbers] == own
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
 
 
 def test_the_driver_in_a_thread_ends_with_its_loop():
