@@ -351,7 +351,7 @@ class TestStopping:
         assert "shut_down" in service.core.trace
         # That was for one run.
         again = ExampleService()
-        thread = threading.Thread(target=reactor.run, args=(again,))
+        thread = threading.Thread(target=reactor.run, args=(again,), kwargs={"drain": 0.0})
         thread.start()
         until(lambda: "*" not in again.endpoint, "the start")
         socket = peer(zmq.DEALER, connect=again.endpoint)
