@@ -49,6 +49,8 @@ class SocketSettings:
     peer, whose connection is cut beyond it. `frames_max`: a message of more frames is dropped.
     `outbox_max`, `outbox_bytes_max`: what is kept for one peer whose libzmq queue is full;
     `outbox_total_bytes_max`: the same for all peers of a socket together.
+    `connect_timeout`: a connection that TCP has not made by then is tried anew. TCP itself repeats its SYN after 1, 2,
+    4 ... 32 s, and so would find a network that is whole again as much as half a minute later.
     `handshake_timeout`: a connection that has not finished ZMTP's handshake by then is closed.
     `ping_interval`, `ping_timeout`: ZMTP heartbeats of sockets with one peer, which find half-open connections.
     `keepalive_idle`, `keepalive_interval`, `keepalive_count`: TCP's own probes, which find them for all sockets.
@@ -65,6 +67,7 @@ class SocketSettings:
     outbox_bytes_max: int = 16 * 2**20
     outbox_total_bytes_max: int = 256 * 2**20
     backlog: int = 1024
+    connect_timeout: float = 3.0
     handshake_timeout: float = 5.0
     ping_interval: float = 5.0
     ping_timeout: float = 15.0
@@ -430,6 +433,7 @@ def _apply(socket: zmq.Socket[bytes], kind: SocketKind, settings: SocketSettings
     socket.setsockopt(zmq.RCVHWM, settings.receive_hwm)
     socket.setsockopt(zmq.MAXMSGSIZE, settings.message_max)
     socket.setsockopt(zmq.BACKLOG, settings.backlog)
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, milliseconds(settings.connect_timeout))
     socket.setsockopt(zmq.HANDSHAKE_IVL, milliseconds(settings.handshake_timeout))
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, max(1, round(settings.keepalive_idle)))

@@ -85,9 +85,11 @@ class Worker(Service):
         self._concurrency = concurrency
         self._liveness = Liveness(heartbeat_interval, liveness)
         self._handler_timeout = handler_timeout
-        # A broker that was restarted is found again within a heartbeat.
+        # A broker that was restarted, or is in reach again, is found within a heartbeat.
         self._settings = settings or SocketSettings(
-            reconnect_first=min(0.1, heartbeat_interval / 4), reconnect_cap=min(1.0, heartbeat_interval)
+            connect_timeout=max(1.0, min(3.0, heartbeat_interval)),
+            reconnect_first=min(0.1, heartbeat_interval / 4),
+            reconnect_cap=min(1.0, heartbeat_interval),
         )
         self._cores: list[WorkerCore] = []
         self._lanes: list[Lane] = []
