@@ -185,10 +185,10 @@ MUTANTS: Sequence[Mutant] = (
         "if self._connect_at is not None and self._connect_at <= now:",
     ),
     Mutant(
-        "worker-does-not-listen-to-disconnect",
+        "disconnect-counts-as-a-heartbeat",
         WORKER,
         '                self._lose("disconnected by the broker", now)\n',
-        "                pass\n",
+        "                self._heard_at = now\n",
     ),
     Mutant(
         "worker-sends-no-heartbeats",

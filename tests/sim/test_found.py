@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import zmq
 
 from tests.harness import (
     START,
     BrokerHarness,
     ClientHarness,
+    FixedRng,
     WorkerHarness,
     answer,
     heartbeat,
@@ -16,7 +18,8 @@ from tests.harness import (
     request,
     work,
 )
-from zpatterns.core import Close, SendFailure
+from zpatterns.core import Close, SendFailure, SocketKind
+from zpatterns.sockets import Link, SocketSettings
 from zpatterns.testing.weight import reachable_frames
 
 ERROR = b"\x00ZPATTERNS-ERROR\x00"
@@ -110,3 +113,14 @@ def test_a_delivery_that_failed_beside_a_heartbeat_does_not_count():
     broker.fail(heartbeat(b"idle"), SendFailure.UNREACHABLE)
     broker.fail(work(b"idle", b"client"), SendFailure.UNREACHABLE)
     assert broker.ready(b"third") == [work(b"third", b"client")]
+
+
+def test_a_connection_that_tcp_does_not_make_is_soon_tried_anew():
+    """Seed 174: a stream waited for a network that had long been whole again, until TCP's next SYN."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    link = Link(context, SocketKind.DEALER, "broker", SocketSettings(connect_timeout=1.5), FixedRng())
+    try:
+        assert link.poll_item().getsockopt(zmq.CONNECT_TIMEOUT) == 1500
+    finally:
+        link.close(0)
+        context.term()

@@ -15,7 +15,8 @@ from zpatterns.testing.world import Node, Observer
 
 if TYPE_CHECKING:
     from zpatterns.testing.ledger import Call
-    from zpatterns.testing.mdp import BrokerNode, ClientNode, MajordomoWorld, WorkerNode
+    from zpatterns.testing.mdp import MajordomoWorld
+    from zpatterns.testing.mdp_nodes import BrokerNode, ClientNode, WorkerNode
 
 
 class Parsed(NamedTuple):

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from zpatterns.testing.clock import Chance, FakeClock
-from zpatterns.testing.simsocket import ATTACH, LOST, READ, WRITE, Connector, End, Host, SimSocket
+from zpatterns.testing.simsocket import ATTACH, LOST, ONE_PEER, READ, WRITE, Connector, End, Host, SimSocket
 
 
 class _Eof:
@@ -73,7 +73,8 @@ class Network:
         if self._cuts[path] == 1:
             now = self._cut_at[path] = self.clock.now()
             for end in self._between(source, target):
-                self._expect(end.peer, lambda: self._cut_at.get(path) == now)
+                for side in (end, end.peer):  # one hears nothing, the other no answer
+                    self._watch(side, lambda: self._cut_at.get(path) == now)
 
     def heal(self, source: str, target: str, delay: float) -> None:
         """Undo one :meth:`cut`; what waits arrives within `delay` seconds, when TCP tries again."""
@@ -143,7 +144,7 @@ class Network:
                 end.out.clear()
                 if silently:
                     end.silent = True
-                    self._expect(end.peer, lambda: True)
+                    self._watch(end.peer, lambda: True)
                     continue
                 if end.peer.wire or end.inbox:
                     self._truncate(end, end.wire, 0)
@@ -157,11 +158,12 @@ class Network:
                 self.clock.call_later(0.5 * self.chance.random(), self.release, end)
 
     def hush(self, host: Host) -> None:
-        """The process of `host` has been stopped: its peers will hear nothing, not even ZMTP's heartbeats."""
+        """The process of `host` has been stopped: its peers will hear nothing, not even ZMTP's heartbeats, but its
+        kernel answers TCP's."""
         since = host.paused_at
         for end in self.ends:
-            if end.host is host and not end.gone:
-                self._expect(end.peer, lambda: host.paused_at == since)
+            if end.host is host and not end.gone and end.peer.socket.kind in ONE_PEER:
+                self._watch(end.peer, lambda: host.paused_at == since)
 
     def wake(self, host: Host) -> None:
         """The process of `host` goes on, and with it its io thread."""
@@ -201,17 +203,20 @@ class Network:
     def _between(self, source: str, target: str) -> list[End]:
         return [end for end in self.ends if end.host.name == source and end.peer.host.name == target]
 
-    def _expect(self, end: End, still: Callable[[], bool]) -> None:
-        """If `still` holds when ZMTP's heartbeat times out, `end` gives its connection up."""
+    def _watch(self, end: End, still: Callable[[], bool]) -> None:
+        """If `still` holds when ZMTP's or TCP's heartbeats time out, `end` gives its connection up."""
         settings = end.socket.settings
-        delay = settings.ping_timeout + settings.ping_interval * self.chance.random()
-        self.clock.call_later(delay, self._give_up, end, still)
+        if end.socket.kind in ONE_PEER:
+            delay = settings.ping_timeout + settings.ping_interval * self.chance.random()
+        else:
+            delay = settings.keepalive_idle + settings.keepalive_interval * settings.keepalive_count
+        self.clock.call_later(delay, self._give_up, end, still, end.received)
 
-    def _give_up(self, end: End, still: Callable[[], bool]) -> None:
+    def _give_up(self, end: End, still: Callable[[], bool], received: int) -> None:
         if end.over or end.gone or not still():
             return
-        if end.host.paused_at is not None:
-            self._expect(end, still)
+        if end.host.paused_at is not None or end.received != received:
+            self._watch(end, still)
             return
         self._finish(end)
         self._lose(end)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _THROTTLE: Final = 0.001
 """Seconds in which a second send does not look at the commands again (socket_base.cpp, max_command_delay)."""
 
+ONE_PEER = (SocketKind.DEALER, SocketKind.REQ, SocketKind.SUB)
+"""These have ZMTP's heartbeats; the others leave dead connections to TCP's (see SocketSettings)."""
+
 ATTACH, READ, WRITE, LOST = range(4)
 """What the io thread tells a socket."""
 
@@ -134,8 +137,13 @@ class Connector:
         if host is None:
             self._wait()
         elif network.is_cut(socket.host, host) or network.is_cut(host, socket.host) or host.name in network.dark:
-            # TCP sends its SYN again after 1, 2, 4 ... seconds.
-            self._again(min(2.0**lost_syns, 8.0), lost_syns + 1)
+            # TCP sends its SYN again after 1, 2, 4 ... seconds; CONNECT_TIMEOUT ends that.
+            since = now if since is None else since
+            delay, patience = 2.0**lost_syns, since + socket.settings.connect_timeout - now
+            if delay < patience:
+                self._again(delay, lost_syns + 1, since)
+            else:
+                socket.host.later(now + patience, self._wait)
         elif self.endpoint not in network.listeners:
             self._wait()
         elif host.paused_at is not None:

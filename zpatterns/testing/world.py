@@ -209,6 +209,7 @@ class World:
         self._steps_left = STEPS_MAX
         self.planned: list[Fault] = []
         draw = self.chance.fork("classes")
+        self._allowed = faults
         share = draw.pick((0.0, 0.2, 0.6, 0.6))
         active = draw.some(self.fault_classes, share)
         self.active_faults = frozenset(name for name in active if faults is None or name in faults)
@@ -233,6 +234,10 @@ class World:
 
     def quiet(self) -> None:
         """The quiet time begins: make the last calls."""
+
+    def behave(self, *names: str) -> None:
+        """Have these :attr:`behaviours` in this run, unless only others are allowed."""
+        self.active_behaviours |= {name for name in names if self._allowed is None or name in self._allowed}
 
     # Running.
 
