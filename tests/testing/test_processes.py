@@ -208,4 +208,8 @@ def test_it_ends_with_its_parent_however_that_ends(tmp_path, talker, end, paused
             parent.stdin.write(b"\n")
             parent.stdin.flush()
         parent.wait(20)
-        until(lambda: not is_there(pid), "the process has gone")
+        try:
+            until(lambda: not is_there(pid), "the process has gone")
+        except AssertionError:
+            os.kill(pid, signal.SIGKILL)
+            raise
