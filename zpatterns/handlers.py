@@ -145,7 +145,9 @@ class Lane:
                 frames = to_frames(await result)
         except asyncio.CancelledError:
             self._tell_failed(run, "cancelled", "the request was cancelled")
-        except Exception as error:
+        except (KeyboardInterrupt, GeneratorExit):
+            raise  # on the loop's thread, the one is for the program, and the other is the end of the loop
+        except BaseException as error:  # SystemExit too: it is the handler's, not the worker's, to leave
             self._tell_error(run, error)
         else:
             if not driver.closed:
@@ -178,7 +180,7 @@ class Lane:
                 frames = to_frames(final)
             else:
                 frames = to_frames(result)
-        except BaseException as error:  # SystemExit too: it is the handler's, not the worker's, to leave
+        except BaseException as error:  # as above
             tell(self._tell_error, run, error)
         else:
             tell(self._tell_done, run, frames)
