@@ -178,25 +178,25 @@ async def _cancel_and_ask(endpoint: str) -> None:
     rng = random.Random(7)
     async with AsyncClient(endpoint, timeout=PATIENCE, retries=0, max_in_flight=8) as client:
         await client.request("echo", b"warm up")
-        answered = given_up = 0
-        for number in range(300):
-            body = b"%d" % number
+        asked = answered = 0
+        while client.statistics().cancelled < 10 or asked < 200:
+            asked += 1
+            assert asked < 5000, "hardly any call was given up"
+            body = b"%d" % asked
             try:
                 reply = await asyncio.wait_for(client.request("echo", body), rng.random() * 0.002)
             except TimeoutError:
-                given_up += 1
+                pass
             else:
                 answered += 1
                 assert reply == [body]
             # Whatever became of it, the next is answered, and with its own reply.
             assert await client.request("echo", b"after " + body) == [b"after " + body]
-        assert given_up > 10
         statistics = client.statistics()
         assert (statistics.in_flight, statistics.waiting) == (0, 0)
         # Each call ended once; a reply may have come in the very turn in which its caller gave up.
         assert statistics.replies + statistics.cancelled == statistics.calls
-        assert statistics.replies >= 1 + answered + 300
-        assert statistics.cancelled > 0, "what was given up is not waited for"
+        assert statistics.replies >= 1 + answered + asked
 
 
 def test_pyzmq_a_call_that_is_cancelled_by_wait_for_loses_no_message_of_another():
