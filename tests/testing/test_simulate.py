@@ -91,7 +91,7 @@ def test_what_it_says_to_type_shows_it_again():
     lines = again.stdout.splitlines()
     assert "VIOLATION F1" in lines[-1]
     assert sum(line.split()[2] == "kill" for line in lines) == 2
-    assert again.stderr == f"seed {BROKEN}: {FragileWorld(BROKEN).run()}\n"
+    assert again.stderr.startswith(f"seed {BROKEN}: F1 at ")
 
 
 def test_without_any_fault_all_is_well():
