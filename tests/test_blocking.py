@@ -220,6 +220,20 @@ class TestManyThreads:
         assert follower.result()
         assert time.monotonic() - began < DEADLINE
 
+    def test_work_that_ends_a_wait_ends_it_at_once(self, caller, silent):
+        """The leader did the work of another thread and went back to its poll, with nobody told."""
+        caller.do(caller.core.connect, endpoint_of(silent))
+        leader = InThread(partial(caller.ask, b"first", 60.0))
+        first = silent.recv_multipart()
+        over = threading.Event()
+        follower = InThread(partial(caller.wait, over.is_set, 60.0))
+        until(lambda: waiters(caller) == 2, "both wait")
+        caller.driver.submit(over.set)
+        assert follower.result()
+        assert leader.is_alive()
+        silent.send_multipart(first)
+        assert leader.result()
+
     def test_an_exception_in_the_work_of_one_does_not_end_the_wait_of_another(self, caller, silent):
         caller.do(caller.core.connect, endpoint_of(silent))
         leader = InThread(lambda: caller.ask(b"first"))
@@ -268,6 +282,17 @@ class TestClosing:
         caller.driver.close()
         assert [thread.result() for thread in threads] == [False] * 5
         assert caller.driver._own_context.closed
+
+    def test_it_does_not_wait_for_those_who_have_left(self, caller):
+        """The last to leave did not say so, and closing took all of its patience, five seconds."""
+        over = threading.Event()
+        threads = [InThread(partial(caller.wait, over.is_set, 60.0)) for _ in range(5)]
+        until(lambda: waiters(caller) == 5, "all wait")
+        began = time.monotonic()
+        caller.driver.submit(over.set)
+        caller.driver.close()
+        assert time.monotonic() - began < 5.0
+        assert all(thread.result() for thread in threads)
 
     def test_two_threads_may_close_at_once(self, caller, silent):
         caller.do(caller.core.connect, endpoint_of(silent))

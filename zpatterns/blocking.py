@@ -117,6 +117,7 @@ class BlockingDriver(Driver):
         finally:
             with self._lock:
                 del self._waiters[waiter]
+                self._free.notify_all()
             if waiter.lead:
                 self._resign()
         return waiter.ready()
@@ -149,9 +150,8 @@ class BlockingDriver(Driver):
 
     def _pump(self, deadline: float) -> None:
         """One turn of the leader: work, sockets, timer."""
-        self._work_off()
-        if self.closed:
-            return
+        if self._work_off() or self.closed:
+            return  # what was done may have ended a wait, this one too
         if self._blocked or self._paused or self._special:
             self._choose_events()
         now = self.now()
@@ -183,12 +183,15 @@ class BlockingDriver(Driver):
                 self._poller.register(link.poll_item(), special.get(link, POLLIN))
         self._special = special
 
-    def _work_off(self) -> None:
+    def _work_off(self) -> bool:
+        """Do the work of the inbox. Returns whether there was any."""
+        done = False
         while True:
             try:
                 work = self._inbox.popleft()
             except IndexError:
-                return
+                return done
+            done = True
             try:
                 work()
             except Exception as error:  # it may be another thread's, and is not to end this one's wait
