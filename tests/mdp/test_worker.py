@@ -229,7 +229,7 @@ class TestTimeouts:
         with pytest.raises(RemoteError) as caught:
             client.request("it", b"slow")
         assert caught.value.code == "handler-timeout"
-        assert HandlerTimedOut(b"it", 0.2) in events
+        until(lambda: HandlerTimedOut(b"it", 0.2) in events, "it is told, last of all in the turn")
         until(lambda: broker.statistics().workers == 0, "the lane has left")
         waiting = in_thread(client.request, "it", b"next")
         until(lambda: broker.statistics().queued == 1, "the next request waits")
@@ -347,7 +347,7 @@ class TestComingAndGoing:
             assert events[2] == Registered(other.endpoint, b"it")
             reactor.stop(worker)
 
-    def test_starting_and_stopping_under_load_loses_nothing(self, serve, client, reactor):
+    def test_starting_and_stopping_under_load_loses_nothing(self, serve, client, reactor, broker):
         serve()
         stop = threading.Event()
 
@@ -362,6 +362,7 @@ class TestComingAndGoing:
         callers = [in_thread(ask) for _ in range(3)]
         for _ in range(8):
             reactor.stop(serve(lambda request: request.body, concurrency=2))
+            until(lambda: broker.statistics().workers == 1, "the broker knows that both lanes have left")
         stop.set()
         assert all(caller.result(DEADLINE) > 0 for caller in callers)
 
