@@ -24,7 +24,7 @@ from zpatterns.core import (
     Subscribe,
 )
 from zpatterns.errors import ZPatternsError
-from zpatterns.sockets import POLLOUT, Link, SocketSettings
+from zpatterns.sockets import POLLIN, POLLOUT, Link, SocketSettings
 from zpatterns.telemetry import Telemetry
 
 P = ParamSpec("P")
@@ -175,16 +175,33 @@ class Driver:
             if rounds == DRAIN_ROUNDS:
                 self._schedule(link)
                 return
-            batch = link.receive(budget)
+            batch = self._receive(link, budget)
             now = self.now()
-            if link.oversize:
-                self.telemetry.emit(MessagesDropped("too-many-frames", link.oversize))
-                link.oversize = 0
             if batch:
                 core.receive_many(batch, now, port)
                 self._turn(now, draining=link)
             budget = DRAIN_BUDGET
             rounds += 1
+
+    def _receive(self, link: Link, budget: int) -> list[Frames]:
+        batch = link.receive(budget)
+        if link.oversize:
+            self.telemetry.emit(MessagesDropped("too-many-frames", link.oversize))
+            link.oversize = 0
+        return batch
+
+    def _hear(self, link: Link, now: float) -> bool:
+        """Before something is sent over a connection with one peer, take what has come: it is no answer to that.
+
+        Returns whether anything came. Once a turn: a peer that floods must not keep us from sending.
+        """
+        if link in self._sent_on or not link.events() & POLLIN or not self.core.wants_to_read(link.port):
+            return False
+        self._sent_on.add(link)
+        batch = self._receive(link, DRAIN_BUDGET)
+        if batch:
+            self.core.receive_many(batch, now, link.port)
+        return bool(batch)
 
     def _timer(self) -> None:
         """The timer has come. A driver calls this after it has read what arrived in the meantime."""
@@ -209,10 +226,14 @@ class Driver:
                 if self._turn_again:
                     continue  # a callback has called the core: what that asks for comes before anything is sent
                 failures: list[tuple[PortId, Frames, SendFailure]] = []
+                heard = False
                 ports = core.ports_to_send()
                 if ports:
                     for port in tuple(ports):
                         link = links.get(port)
+                        if link is not None and link is not draining and not link.routed and self._hear(link, now):
+                            heard = True
+                            break
                         messages = core.messages_to_send(port)
                         if link is None:
                             failures.extend((port, frames, SendFailure.UNREACHABLE) for frames in messages)
@@ -224,7 +245,7 @@ class Driver:
                             self._blocked.add(link)
                     for port, frames, reason in failures:
                         core.send_failed(port, frames, reason, now)
-                if not failures:
+                if not failures and not heard:
                     break
         except Exception as error:
             self.telemetry.error("turn_failed", error)
