@@ -67,6 +67,7 @@ class SeenRequest:
         "read_at",
         "sent_at",
         "service",
+        "taken",
     )
 
     def __init__(self, caller: bytes, service: bytes, frames: Frames, now: float, ttl: float) -> None:
@@ -77,6 +78,7 @@ class SeenRequest:
         self.expiry = now + ttl
         self.sent_at = 0.0
         self.deliveries = 0
+        self.taken = 0
         self.answered = False
         self.is_stream = False
         self.broken = False
@@ -85,7 +87,7 @@ class SeenRequest:
 class SeenWorker:
     """A peer that has said READY to a broker."""
 
-    __slots__ = ("heard_at", "holds", "id", "idle_since", "ready_at", "removed_at", "service")
+    __slots__ = ("heard_at", "holds", "id", "idle_since", "is_doubtful", "ready_at", "removed_at", "said", "service")
 
     def __init__(self, id: bytes, service: bytes, now: float, order: int) -> None:
         self.id = id
@@ -93,7 +95,9 @@ class SeenWorker:
         self.ready_at = self.heard_at = now
         self.idle_since = order
         self.holds: SeenRequest | None = None
+        self.is_doubtful = False  # it was silent for a lease once: the broker may have let it go
         self.removed_at: float | None = None
+        self.said = False  # it was removed by a DISCONNECT
 
 
 class BrokerWatch:
@@ -132,9 +136,10 @@ class BrokerWatch:
             self._order += 1
             self.workers[peer] = SeenWorker(peer, rest[0], now, self._order)
         elif worker is not None:
+            worker.is_doubtful |= now - worker.heard_at >= self.lease
             worker.heard_at = now
             if what == "DISCONNECT":
-                self._remove(worker)
+                self._remove(worker, said=True)
             elif what == "REPLY" and worker.holds is not None and rest[:1] == [worker.holds.caller]:
                 self._order += 1
                 worker.holds = None
@@ -150,17 +155,32 @@ class BrokerWatch:
         if what == "WORK":
             self._work(peer, rest)
         elif what == "DISCONNECT" and peer in self.workers:
-            self._remove(self.workers[peer])
+            self._remove(self.workers[peer], said=True)
         elif what in ("ANSWER", "ANSWER-PART"):
             self._answer(peer, what, rest)
 
+    def taken(self, frames: Frames) -> None:
+        """ZeroMQ has taken a message for one of its peers."""
+        message = parse(frames, True)
+        if message is None or message.what != "WORK" or message.id in self.strangers:
+            return
+        worker = self.workers.get(message.id)
+        request = worker.holds if worker is not None else None
+        if request is not None:
+            request.taken += 1
+            if request.taken > self.limit:
+                text = f"{self.node.name} delivers a request for the {request.taken}th time, limit {self.limit}"
+                self.world.violate("R3", text)
+
     def failed(self, frames: Frames) -> None:
+        """The broker is told that this was not sent."""
         message = parse(frames, True)
         if message is None:
             return
         worker = self.workers.get(message.id)
         if worker is not None:
-            if message.what == "WORK" and worker.holds is not None:
+            # To one that has left in the same turn it counts: nobody can tell what it would have made of it.
+            if message.what == "WORK" and worker.holds is not None and not worker.said:
                 worker.holds.deliveries -= 1
             self._remove(worker)
         if message.what == "ANSWER-PART":
@@ -179,7 +199,7 @@ class BrokerWatch:
         return {
             worker.service
             for worker in self.workers.values()
-            if worker.removed_at is None and now - worker.heard_at < self.lease
+            if worker.removed_at is None and now - worker.heard_at < self.lease and not worker.is_doubtful
         }
 
     def unserved(self) -> int:
@@ -223,8 +243,6 @@ class BrokerWatch:
             world.violate("R4", f"{name} starts a request {now - request.expiry:.3f} s after its time")
         request.deliveries += 1
         request.sent_at = self.worked_at[worker.service] = now
-        if request.deliveries > self.limit:
-            world.violate("R3", f"{name} delivers a request for the {request.deliveries}th time, limit {self.limit}")
         for other in self.workers.values():
             if (
                 other.idle_since < worker.idle_since
@@ -233,6 +251,7 @@ class BrokerWatch:
                 and other.removed_at is None
                 and other.id not in self.strangers
                 and now - other.heard_at < self.lease
+                and not other.is_doubtful
             ):
                 world.violate("LRU", f"{name} gives work to {peer.hex()} while {other.id.hex()} is idle for longer")
         worker.holds = request
@@ -273,16 +292,17 @@ class BrokerWatch:
             if worker.service != name:
                 continue
             silent = now - worker.heard_at
-            if worker.removed_at is None and worker.ready_at < now and silent < self.lease:
+            if worker.removed_at is None and worker.ready_at < now and silent < self.lease and not worker.is_doubtful:
                 must = worker.id not in self.strangers or must
             if worker.removed_at in (None, now) and silent < self.lease + slack:
                 may = True
         if (code == b"200" and not may) or (code == b"404" and must) or code not in (b"200", b"404"):
             self.world.violate("MMI", f"{self.node.name} says {code!r} of {name!r}: workers must={must} may={may}")
 
-    def _remove(self, worker: SeenWorker) -> None:
+    def _remove(self, worker: SeenWorker, said: bool = False) -> None:
         if worker.removed_at is None:
             worker.removed_at = self.world.clock.now()
+            worker.said = said
 
 
 class MajordomoObserver(Observer):
@@ -331,6 +351,9 @@ class MajordomoObserver(Observer):
             watch.asked(frames)
 
     def taken(self, link: SimLink, frames: Frames) -> None:
+        watch = self.watches.get(link.node)
+        if watch is not None:
+            watch.taken(frames)
         if link.node not in self.world.clients:
             return
         message = parse([b"", *frames], False)
