@@ -16,6 +16,7 @@ import zmq
 from tests.example import LARGE, NARROW, CallerCore, Driven, EchoCore, ExampleCore, endpoint_of, free_endpoint
 from tests.waiting import DEADLINE, until
 from zpatterns.core import Cancel, Frames, PortId, SendFailure, SocketKind
+from zpatterns.driver import DRAIN_BUDGET
 from zpatterns.sockets import SocketSettings
 
 
@@ -151,6 +152,75 @@ class TestNoSignalIsMissed:
             client.send("back", [b"%d" % number])
             client.expect([b"%d" % number])
         assert [int(frames[0]) for frames in core.received] == list(range(300))
+
+
+class TestHearing:
+    """Before something is sent over a connection with one peer, what came over it is heard: it is no answer to that."""
+
+    @pytest.fixture
+    def pair(self, bench):
+        """A driven core, and the plain ROUTER it is connected to, which it has said hello to."""
+        core = CallerCore()
+        driven = bench.drive(core, SocketSettings(receive_hwm=0))
+        with driven.context.socket(zmq.ROUTER) as router:
+            router.setsockopt(zmq.RCVTIMEO, int(DEADLINE * 1000))
+            router.bind("inproc://back")
+            driven.call(core.connect, "inproc://back")
+            driven.send("back", [b"hello"])
+            yield core, driven, router, router.recv_multipart()[0]
+
+    def test_what_came_before(self, pair):
+        core, driven, router, caller = pair
+        order: list[bytes] = []
+        core.on_message = lambda frames, now, port: order.append(frames[0])
+
+        def hear_and_send() -> None:
+            router.send_multipart([caller, b"came before"])
+            driven.driver.call(core.send, "back", [b"question"])
+            order.append(b"sent")
+
+        driven.do(hear_and_send)
+        assert order == [b"came before", b"sent"]
+        assert router.recv_multipart()[1] == b"question"
+
+    def test_what_the_core_then_asks_for_comes_first(self, pair):
+        """It may want another connection, or not to send at all."""
+        core, driven, router, caller = pair
+        core.on_message = lambda frames, now, port: (core.messages_to_send("back"), core.send("back", [b"better"]))
+
+        def hear_and_send() -> None:
+            router.send_multipart([caller, b"came before"])
+            driven.driver.call(core.send, "back", [b"question"])
+
+        driven.do(hear_and_send)
+        assert router.recv_multipart()[1] == b"better"
+
+    def test_a_peer_that_floods_keeps_nobody_from_sending(self, pair):
+        core, driven, router, caller = pair
+
+        def hear_and_send() -> int:
+            for _ in range(500):
+                router.send_multipart([caller, b"flood"])
+            driven.driver.call(core.send, "back", [b"question"])
+            return len(core.received)
+
+        assert 0 < driven.do(hear_and_send) <= DRAIN_BUDGET
+        assert router.recv_multipart()[1] == b"question"
+        until(lambda: len(core.received) == 500, "the whole flood")
+
+    def test_nothing_is_heard_while_reading_is_paused(self, pair):
+        core, driven, router, caller = pair
+        core.read(False)
+
+        def hear_and_send() -> None:
+            router.send_multipart([caller, b"waits"])
+            driven.driver.call(core.send, "back", [b"question"])
+
+        driven.do(hear_and_send)
+        assert router.recv_multipart()[1] == b"question"
+        assert core.received == []
+        driven.call(core.read, True)
+        driven.expect([b"waits"])
 
 
 class TestAFullPeer:
