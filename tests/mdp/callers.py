@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 
-from tests.waiting import DEADLINE
-from zpatterns.mdp import AsyncClient, Client
+from tests.waiting import DEADLINE, until
+from zpatterns.handlers import Request
+from zpatterns.mdp import AsyncClient, Client, Worker
 from zpatterns.mdp.client_core import ClientStatistics
-from zpatterns.testing import BackgroundReactor
+from zpatterns.testing import BackgroundBroker, BackgroundReactor
 
 
 class Caller:
@@ -61,6 +62,7 @@ class Async(Caller):
     def __init__(self, endpoints: Any, **options: Any) -> None:
         self.client = AsyncClient(endpoints, **options)
         self.background = BackgroundReactor()
+        self._closed = False
 
     def start(self, service: str, *frames: bytes | str, **options: Any) -> Future[list[bytes]]:
         return self._submit(self.client.request(service, *frames, **options))
@@ -69,11 +71,13 @@ class Async(Caller):
         return self._submit(collect(self.client.stream(service, *frames, **options)))
 
     def close(self) -> None:
-        self.background.run(self.client.close())
-        self.background.close()
+        if not self._closed:
+            self._closed = True
+            self.background.run(self.client.close())
+            self.background.close()
 
     def statistics(self) -> ClientStatistics:
-        return self.background.call(self.client.statistics)
+        return self.client.statistics() if self._closed else self.background.call(self.client.statistics)
 
     def _submit(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(work, self.background.reactor.loop)
@@ -96,3 +100,31 @@ def in_thread(work: Callable[[], Any]) -> Future[Any]:
 
     threading.Thread(target=run, daemon=True).start()
     return future
+
+
+class Services:
+    """A broker with the services ``echo``, ``count``, ``fail``, and ``hold``, which answers when `release` is set."""
+
+    def __init__(self, reactor: BackgroundReactor, broker: BackgroundBroker) -> None:
+        self.broker = broker
+        self.endpoint = broker.endpoint
+        self.release = threading.Event()
+        self.begun: list[bytes] = []
+        for handler, lanes in ((self.echo, 4), (self.count, 2), (self.fail, 1), (self.hold, 2)):
+            reactor.start(Worker(broker.endpoint, service=handler.__name__, handler=handler, concurrency=lanes))
+        until(lambda: broker.statistics().workers == 9, "all are registered")
+
+    async def echo(self, request: Request) -> Any:
+        return request.frames
+
+    async def count(self, request: Request) -> Any:
+        for number in range(int(request.body)):
+            yield b"%d" % number
+
+    def fail(self, request: Request) -> None:
+        raise LookupError("there is no such thing")
+
+    def hold(self, request: Request) -> bytes:
+        self.begun.append(request.body)
+        self.release.wait(DEADLINE)
+        return request.body
