@@ -71,7 +71,7 @@ def test_one_that_computes_for_several_leases_keeps_its_registration(broker, cli
 def test_one_that_blocks_its_loop_is_told_of_and_comes_back(broker, client, start):
     worker = start("block")
     until(lambda: broker.statistics().workers == 1, "it is registered")
-    call: Future[list[bytes]] = in_thread(lambda: client.request("block", str(1.5 * LEASE)))
+    call: Future[list[bytes]] = in_thread(lambda: client.request("block", str(2 * LEASE)))
     stall = worker.wait_for("loop_stalled")
     assert stall["seconds"] > INTERVAL
     assert stall["level"] == "warning"
