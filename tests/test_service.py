@@ -13,7 +13,7 @@ from tests.example import LARGE, NARROW, EchoCore, ExampleService
 from tests.waiting import DEADLINE, eventually
 from zpatterns.errors import ClosedError, EndpointError
 from zpatterns.reactor import Reactor
-from zpatterns.service import GOODBYE_LINGER, endpoint_list
+from zpatterns.service import endpoint_list
 
 
 def run(main):
@@ -212,7 +212,9 @@ async def linger(peer) -> ExampleService:
     return service
 
 
-def test_goodbyes_linger_but_not_for_ever(peer):
+def test_goodbyes_linger_but_not_for_ever(peer, monkeypatch):
+    monkeypatch.setattr("zpatterns.service.GOODBYE_LINGER", 0.5)
+
     async def main():
         service = await linger(peer)
         loop = asyncio.get_running_loop()
@@ -221,13 +223,14 @@ def test_goodbyes_linger_but_not_for_ever(peer):
         await service.stop()
         took = loop.time() - began
         assert context.closed
-        assert took >= GOODBYE_LINGER / 2, "the goodbyes had no time"
+        assert took >= 0.5, "the goodbyes had no time"
 
     run(main())
 
 
-def test_who_loses_patience_while_goodbyes_linger_does_not_wait_for_ever(peer):
+def test_who_loses_patience_while_goodbyes_linger_does_not_wait_for_ever(peer, monkeypatch):
     """A second stop waited for the first, which had been cancelled and never told."""
+    monkeypatch.setattr("zpatterns.service.GOODBYE_LINGER", 0.5)
 
     async def main():
         service = await linger(peer)

@@ -289,7 +289,7 @@ class TestMisuse:
 class TestLeaks:
     """Thousands of calls leave nothing behind: no memory, no descriptor, no thread."""
 
-    CALLS = 1500
+    CALLS = 1000
 
     def measure(self) -> tuple[int, int, int]:
         gc.collect()
