@@ -100,19 +100,47 @@ def test_a_request_larger_than_the_bound_is_still_given_to_an_idle_worker():
     assert broker.give(request(b"c", b"echo", b"x" * 5000)) == [work(b"w", b"c", b"x" * 5000)]
 
 
-def test_services_are_bounded_for_requests_and_for_workers():
-    broker = BrokerHarness(services_max=2)
-    broker.ready(b"w1", b"a")
+def test_names_without_a_worker_are_bounded():
+    broker = BrokerHarness(services_max=2, request_ttl=5)
+    broker.give(request(b"c1", b"a"))
     broker.give(request(b"c1", b"b"))
     (refusal,) = broker.give(request(b"c2", b"c"))
     assert error_of(refusal) == b"429"
-    assert broker.ready(b"w2", b"c") == [disconnect(b"w2")]
-    assert broker.ready(b"w3", b"c", "0.2") == [disconnect(b"w3", version="0.2")]
-    assert broker.statistics.dropped == {"too-many-services": 2}
     assert broker.statistics.services == 2
-    assert broker.ready(b"w4", b"b") == [work(b"w4", b"c1")], "a known service may have any number"
-    broker.give(disconnect(b"w1"))
-    assert broker.ready(b"w2", b"c") == []
+    assert broker.give(request(b"c2", b"b")) == [], "one that is known may have more requests"
+    broker.advance(5)
+    assert broker.give(request(b"c2", b"c")) == [], "the others are forgotten"
+
+
+@pytest.mark.parametrize("version", ["0.1", "0.2"])
+def test_requests_for_unknown_names_keep_no_worker_out(version):
+    """Anybody may ask for names that do not exist; that must not lock out the workers of a new service."""
+    broker = BrokerHarness(services_max=2)
+    broker.give(request(b"evil", b"x"), request(b"evil", b"y"))
+    assert broker.ready(b"w1", b"a", version) == []
+    assert broker.ready(b"w2", b"b", version) == []
+    assert broker.mmi(b"mmi.service", b"a") == [b"200"]
+    assert broker.give(request(b"c", b"b")) == [work(b"w2", b"c", version=version)]
+    assert broker.statistics.dropped == {}
+
+
+def test_services_with_a_worker_do_not_count_against_the_limit():
+    broker = BrokerHarness(services_max=1)
+    for number in range(5):
+        broker.ready(b"w%d" % number, b"service-%d" % number)
+    assert broker.give(request(b"c1", b"a")) == []
+    (refusal,) = broker.give(request(b"c2", b"b"))
+    assert error_of(refusal) == b"429"
+    # A name gets its first worker, and one that is asked for loses its last.
+    assert broker.ready(b"w", b"a") == [work(b"w", b"c1")]
+    assert broker.give(request(b"c2", b"b")) == []
+    broker.give(request(b"c3", b"service-0"))
+    broker.give(disconnect(b"w0"))
+    assert broker.ready(b"v", b"b") == [work(b"v", b"c2")]
+    (refusal,) = broker.give(request(b"c4", b"c"))
+    assert error_of(refusal) == b"429", "the request that lost its worker waits and is counted"
+    assert broker.ready(b"v0", b"service-0") == [work(b"v0", b"c3")]
+    assert broker.give(request(b"c4", b"c")) == []
 
 
 def test_a_service_without_worker_and_request_is_forgotten():

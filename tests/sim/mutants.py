@@ -30,6 +30,7 @@ STATE = "zpatterns.mdp.broker_state"
 MMI = "zpatterns.mdp.mmi"
 WORKER = "zpatterns.mdp.worker_core"
 CLIENT = "zpatterns.mdp.client_core"
+CALLS = "zpatterns.calls_core"
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,8 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         "service-is-forgotten-with-its-queue",
         BROKER,
-        "        if not service.workers and not service.queued:\n",
-        "        if not service.workers:\n",
+        "        if not service.workers and not service.queued and ",
+        "        if not service.workers and ",
     ),
     Mutant("unreachable-worker-is-kept", BROKER, "            self._remove(worker, reason.value, now)\n", ""),
     Mutant(
@@ -216,14 +217,14 @@ MUTANTS: Sequence[Mutant] = (
     ),
     Mutant(
         "late-reply-answers-the-next-call",
-        CLIENT,
+        CALLS,
         "            # A reply may be on its way on these: they must not serve another call.\n"
         "            self._close(connection)\n",
         "            self._release(connection, now)\n",
     ),
     Mutant(
         "call-outlives-its-deadline",
-        CLIENT,
+        CALLS,
         "        call.expiry = now + seconds\n",
         "        call.expiry = now + seconds + 0.1\n",
     ),
@@ -236,26 +237,26 @@ MUTANTS: Sequence[Mutant] = (
     ),
     Mutant(
         "cancelled-call-is-answered",
-        CLIENT,
+        CALLS,
         "            self._cancelled += 1\n            self._end(call, now)\n",
         "            self._cancelled += 1\n",
     ),
     Mutant(
         "max-in-flight-is-not-kept",
-        CLIENT,
+        CALLS,
         "        if self._in_flight < options.max_in_flight:\n",
         "        if True:\n",
     ),
-    Mutant("client-queue-is-not-bounded", CLIENT, "self._waiting_count >= options.queue_max", "False"),
+    Mutant("client-queue-is-not-bounded", CALLS, "self._waiting_count >= options.queue_max", "False"),
     Mutant(
         "calls-that-wait-never-begin",
-        CLIENT,
+        CALLS,
         "        while self._waiting and not self._closed and self._in_flight",
         "        while False and self._in_flight",
     ),
     Mutant(
         "client-never-turns-to-another-broker",
-        CLIENT,
+        CALLS,
         "            self._preferred = (endpoint + 1) % len(self._endpoints)\n",
         "            pass\n",
     ),

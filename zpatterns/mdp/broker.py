@@ -24,7 +24,7 @@ class Broker(Service):
     `heartbeat_interval` (seconds) x `liveness`: the silence after which a worker, idle or busy, is lost and its
     request goes to another one. Give workers like values.
     `queue_max`: requests that may wait for one service; the newest beyond it is refused. `queue_bytes_max`: bytes
-    of all waiting requests together. `services_max`: names with a worker or a waiting request.
+    of all waiting requests together. `services_max`: names that are asked for and have no worker.
     `request_ttl`: seconds after which a waiting request is dropped.
     `deliveries_max`: workers that one request may be given to before its client gets an error;
     `on_worker_loss="fail"` gives it to one only.

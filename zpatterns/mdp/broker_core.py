@@ -53,12 +53,12 @@ class BrokerCore:
         self._interval = self.options.liveness.interval
         self._lease = self.options.liveness.lease
         self._ttl = self.options.request_ttl
-        is_retry = self.options.on_worker_loss is OnWorkerLoss.RETRY
-        self._deliveries_max = self.options.deliveries_max if is_retry else 1
+        self._deliveries_max = self.options.deliveries_max if self.options.on_worker_loss is OnWorkerLoss.RETRY else 1
         self._out: list[Frames] = []
         self._events: list[Event] = []
         self._workers: dict[bytes, Worker] = {}
         self._services: dict[bytes, Service] = {}
+        self._workerless = 0  # services with requests that wait and no worker
         self._streams = Streams()
         self._checks: Deadlines[Worker] = Deadlines()
         self._backlog = Backlog()
@@ -119,10 +119,11 @@ class BrokerCore:
             self._refuse(client, version, name, wire.CODE_DRAINING, _STOPPING)
             return
         if service is None:
-            if len(self._services) >= self.options.services_max:
-                self._refuse(client, version, name, wire.CODE_OVERLOADED, "the broker knows too many services")
+            if self._workerless >= self.options.services_max:
+                self._refuse(client, version, name, wire.CODE_OVERLOADED, "too many services without a worker wait")
                 return
             service = self._services[name] = Service(name)
+            self._workerless += 1
         request = Request(client, version, service, body, now + self._ttl)
         if not service.queued:
             worker = service.next_idle()
@@ -230,11 +231,10 @@ class BrokerCore:
     def _register(self, peer: bytes, dialect: wire.WorkerDialect, name: bytes, now: float) -> None:
         service = self._services.get(name)
         if service is None:
-            if len(self._services) >= self.options.services_max:
-                self._drops.add("too-many-services")
-                self._say(peer, dialect, dialect.disconnect)
-                return
+            # No limit here: those who ask for names that do not exist must not keep new services' workers out.
             service = self._services[name] = Service(name)
+        elif not service.workers:
+            self._workerless -= 1
         worker = self._workers[peer] = Worker(peer, dialect, service, now)
         service.workers += 1
         worker.expiry = now + self._lease
@@ -290,6 +290,7 @@ class BrokerCore:
         service = worker.service
         del self._workers[worker.id]
         service.workers -= 1
+        self._workerless += not service.workers
         worker.deadline = None
         if worker.idle:
             service.discard_idle(worker)
@@ -338,8 +339,8 @@ class BrokerCore:
             self._backlog.append_first(request)
 
     def _forget_if_unused(self, service: Service) -> None:
-        if not service.workers and not service.queued:
-            self._services.pop(service.name, None)
+        if not service.workers and not service.queued and self._services.pop(service.name, None):
+            self._workerless -= 1
 
     # Messages out.
 
@@ -452,6 +453,7 @@ class BrokerCore:
 
     def check_invariants(self) -> None:
         self._backlog.check_invariants(self._services)
+        assert self._workerless == sum(not service.workers for service in self._services.values())
         assert self._in_flight == sum(worker.request is not None for worker in self._workers.values())
         for name, service in self._services.items():
             assert service.name == name
@@ -467,8 +469,7 @@ class BrokerCore:
             assert worker.idle == (worker.request is None), "a worker is neither idle nor busy"
             assert worker.deadline is not None, "nobody watches a worker"
             request = worker.request
-            assert request is None or not request.is_queued
-            assert request is None or 0 < request.deliveries <= self._deliveries_max
+            assert request is None or (not request.is_queued and 0 < request.deliveries <= self._deliveries_max)
 
     # Telling.
 
