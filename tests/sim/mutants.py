@@ -182,19 +182,19 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         "stalled-worker-goes-on-as-before",
         WORKER,
-        "stalled = now - self._last_now > self._lease and self._state is WorkerState.IDLE",
-        "stalled = False",
+        "stood_still = now - self._last_now > self._lease",
+        "stood_still = False",
     ),
     Mutant(
         "worker-takes-work-while-its-handler-runs",
         WORKER,
-        "if self._connect_at is not None and self._connect_at <= now and not self._running:",
-        "if self._connect_at is not None and self._connect_at <= now:",
+        "(WorkerState.BUSY, WorkerInput.DISCONNECT): (WorkerCore._lose, WorkerState.HELD_UP)",
+        "(WorkerState.BUSY, WorkerInput.DISCONNECT): (WorkerCore._lose, WorkerState.AWAY)",
     ),
     Mutant(
         "disconnect-counts-as-a-heartbeat",
         WORKER,
-        '                self._lose("disconnected by the broker", now)\n',
+        '                self._step(WorkerInput.DISCONNECT, now, "disconnected by the broker")\n',
         "                self._heard_at = now\n",
     ),
     Mutant(
@@ -206,13 +206,13 @@ MUTANTS: Sequence[Mutant] = (
     Mutant(
         "reply-that-overflowed-is-forgotten",
         WORKER,
-        'self._lose(f"a message to it was not sent: {reason.value}", now)',
+        'self._step(WorkerInput.UNSENT, now, f"a message to it was not sent: {reason.value}")',
         "pass",
     ),
     Mutant(
         "error-of-a-handler-is-not-sent",
         WORKER,
-        '            self._reply(wire.error_body(code.encode("ascii", "replace"), message), now)\n',
+        '            self._returned(now, wire.error_body(code.encode("ascii", "replace"), message))\n',
         "            pass\n",
     ),
     Mutant(

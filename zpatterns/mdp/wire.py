@@ -1,10 +1,11 @@
-"""Frames of 7/MDP (0.1), 18/MDP (0.2) and 8/MMI, and our convention for errors. Pure.
+"""Frames of 7/MDP (0.1), 18/MDP (0.2) and 8/MMI, and, by the same names as in :mod:`zpatterns.wire`, our errors. Pure.
 
 Frames are given as the peer's own socket sends them; a ROUTER sees the routing id before them.
 """
 
 from __future__ import annotations
 
+import zpatterns.wire as shared
 from zpatterns.core import Frames
 
 EMPTY = b""
@@ -44,28 +45,15 @@ NOT_IMPLEMENTED = b"501"
 SERVICE_NAME_MAX = 255
 """Bytes of a service name that we accept; the RFCs say only "printable string"."""
 
-# Our convention for errors, in the place of a reply's body: marker, code, text.
-ERROR_MARKER = b"\x00ZPATTERNS-ERROR\x00"
-CODE_OVERLOADED = b"429"
-CODE_LOST = b"502"
-CODE_DRAINING = b"503"
-CODE_TOO_LARGE = b"too-large"
-CODE_HANDLER_TIMEOUT = b"handler-timeout"
-
-NOT_STARTED = frozenset({"429", "503"})
-"""Codes that invite another attempt: the request never began, or a broker that goes on would have sent it again."""
-
-
-def error_body(code: bytes, text: str) -> Frames:
-    """The three body frames of an error: marker, code (ASCII), text (UTF-8)."""
-    return [ERROR_MARKER, code, text.encode("utf-8", "replace")]
-
-
-def parse_error(body: Frames) -> tuple[str, str] | None:
-    """Code and text if `body` is an error of our convention, else None."""
-    if len(body) != 3 or body[0] != ERROR_MARKER:
-        return None
-    return body[1].decode("ascii", "replace"), body[2].decode("utf-8", "replace")
+# Our convention for errors, as all patterns have it.
+ERROR_MARKER = shared.ERROR_MARKER
+CODE_OVERLOADED = shared.CODE_OVERLOADED
+CODE_LOST = shared.CODE_LOST
+CODE_DRAINING = shared.CODE_DRAINING
+CODE_TOO_LARGE = shared.CODE_TOO_LARGE
+CODE_HANDLER_TIMEOUT = shared.CODE_HANDLER_TIMEOUT
+error_body = shared.error_body
+parse_error = shared.parse_error
 
 
 def is_service_name(name: bytes) -> bool:

@@ -1,0 +1,31 @@
+"""Frames that all patterns share: our convention for errors. Pure.
+
+None of the protocols has an error reply. A far side of ours answers with these frames in the place of the body;
+to any other client they are three ordinary frames.
+"""
+
+from __future__ import annotations
+
+from zpatterns.core import Frames
+
+ERROR_MARKER = b"\x00ZPATTERNS-ERROR\x00"
+CODE_OVERLOADED = b"429"
+CODE_LOST = b"502"
+CODE_DRAINING = b"503"
+CODE_TOO_LARGE = b"too-large"
+CODE_HANDLER_TIMEOUT = b"handler-timeout"
+
+NOT_STARTED = frozenset({"429", "503"})
+"""Codes that invite another attempt: the request never began, or a broker that goes on would have sent it again."""
+
+
+def error_body(code: bytes, text: str) -> Frames:
+    """The three body frames of an error: marker, code (ASCII), text (UTF-8)."""
+    return [ERROR_MARKER, code, text.encode("utf-8", "replace")]
+
+
+def parse_error(body: Frames) -> tuple[str, str] | None:
+    """Code and text if `body` is an error of our convention, else None."""
+    if len(body) != 3 or body[0] != ERROR_MARKER:
+        return None
+    return body[1].decode("ascii", "replace"), body[2].decode("utf-8", "replace")
