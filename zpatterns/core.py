@@ -56,11 +56,17 @@ class Rng(Protocol):
 
 
 class Open(NamedTuple):
-    """Open a socket for `port` and connect it to `endpoint`."""
+    """Open a socket for `port` and connect it to `endpoint`.
+
+    A ROUTER is told by which `peer_id` it knows its one peer, whatever that calls itself (ZMQ_CONNECT_ROUTING_ID). It
+    takes messages for it at once, keeps them until the connection is made, and goes on when that is made anew: what
+    must not leave any more is dropped with the socket.
+    """
 
     port: PortId
     kind: SocketKind
     endpoint: str
+    peer_id: bytes = b""
 
 
 class Close(NamedTuple):

@@ -320,7 +320,7 @@ class Driver:
         self._close_link(command.port, 0)
         link = self._new_link(command.port, command.kind)
         try:
-            link.connect(command.endpoint)
+            link.connect(command.endpoint, command.peer_id)
         except ZPatternsError:
             link.close(0)
             raise

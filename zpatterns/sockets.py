@@ -55,6 +55,8 @@ class SocketSettings:
     `ping_interval`, `ping_timeout`: ZMTP heartbeats of sockets with one peer, which find half-open connections.
     `keepalive_idle`, `keepalive_interval`, `keepalive_count`: TCP's own probes, which find them for all sockets.
     Sockets with many peers have just those: libzmq looks through the timers of all connections at each PONG.
+    `routing_id`: how ROUTERs of peers are to know this socket, 1 to 255 bytes of which the first is not zero; empty
+    for a name that each of them makes up.
     `reconnect_first`, `reconnect_cap`: libzmq's own reconnects; each socket draws its first delay between half
     and one and a half times `reconnect_first`, since libzmq doubles without jitter.
     """
@@ -76,6 +78,7 @@ class SocketSettings:
     keepalive_count: int = 3
     reconnect_first: float = 0.1
     reconnect_cap: float = 1.0
+    routing_id: bytes = b""
 
 
 def check_endpoint(endpoint: str, *, bind: bool = False) -> str:
@@ -238,10 +241,12 @@ class Link:
         real = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         return real.replace("tcp://0.0.0.0:", "tcp://127.0.0.1:").replace("tcp://[::]:", "tcp://[::1]:")
 
-    def connect(self, endpoint: str) -> None:
-        """Begin to connect; libzmq goes on trying until the socket is closed."""
+    def connect(self, endpoint: str, peer_id: bytes = b"") -> None:
+        """Begin to connect; libzmq goes on trying until the socket is closed. `peer_id`: see :class:`Open`."""
         check_endpoint(endpoint)
         try:
+            if peer_id:
+                self._socket.setsockopt(zmq.CONNECT_ROUTING_ID, peer_id)
             self._socket.connect(endpoint)
         except zmq.ZMQError as error:
             raise EndpointError(f"cannot connect to {endpoint!r}: {error.strerror}", endpoint=endpoint) from error
@@ -445,6 +450,8 @@ def _apply(socket: zmq.Socket[bytes], kind: SocketKind, settings: SocketSettings
     first = settings.reconnect_first * (0.5 + rng.random())
     socket.setsockopt(zmq.RECONNECT_IVL, milliseconds(first))
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, milliseconds(max(first, settings.reconnect_cap)))
+    if settings.routing_id:
+        socket.setsockopt(zmq.ROUTING_ID, settings.routing_id)
     if kind is SocketKind.ROUTER:
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     elif kind in (SocketKind.DEALER, SocketKind.REQ):

@@ -77,9 +77,9 @@ class SimLink(Link):
         self.sim.bind(endpoint)
         return endpoint
 
-    def connect(self, endpoint: str) -> None:
+    def connect(self, endpoint: str, peer_id: bytes = b"") -> None:
         self._node.world.opened(self, endpoint)
-        self.sim.connect(endpoint)
+        self.sim.connect(endpoint, peer_id)
 
     def subscribe(self, prefix: bytes) -> None:
         self.sim.subscribe(prefix)

@@ -8,6 +8,8 @@ The rules, each libzmq's own (pipe.cpp, session_base.cpp, router.cpp, lb.cpp, fq
   what it had received but not been asked for is, too. A connection that was accepted may still be read to its end.
 - A peer that comes back has a new routing id. A mandatory ROUTER refuses a peer that is gone and one that is full; that
   one is gone it learns when it next looks at its commands, and until then takes messages that nobody gets.
+- A ROUTER that connects to a peer by an id of its own has its pipe at once, and keeps it when a connection breaks: what
+  was not sent goes out over the next one.
 - Closing with LINGER 0 drops what was not sent; what is on the wire may still arrive, or a part of it.
 - A PUB sends to those whose subscription has arrived, and drops for those who are full.
 - The descriptor says that a command came, once; reading the socket's events takes the signal away.
@@ -101,13 +103,17 @@ class Network:
         socket = connector.socket
         near, far = End(socket, connector), End(listener, None)
         near.peer, far.peer = far, near
+        near.connected = far.connected = True
         self._ids = (self._ids + 1) & 0xFFFFFFFF
         far.peer_id = b"\0" + self._ids.to_bytes(4, "big")
         if len(self.ends) > 64:
             self.ends = [end for end in self.ends if not ((end.gone or end.over) and (end.peer.gone or end.peer.over))]
         self.ends += (near, far)
         listener.post(ATTACH, far)
-        socket.post(ATTACH, near)
+        if connector.peer_id:
+            connector.made(near)
+        else:
+            socket.post(ATTACH, near)
         for prefix in socket._subscriptions:
             self.write(near, (prefix,))
         return near
@@ -118,6 +124,10 @@ class Network:
         end.written += 1
         self._pump(end)
 
+    def resume(self, end: End) -> None:
+        """What libzmq took before there was a connection goes out."""
+        self._pump(end)
+
     def reset(self, end: End) -> None:
         """Break the connection of `end` in both directions; of what was on the wire, some still arrives."""
         for side in (end, end.peer):
@@ -126,6 +136,8 @@ class Network:
 
     def breaks_midway(self, end: End | None) -> bool:
         """Whether the connection breaks here and now, within a message."""
+        if end is not None and end.connector is not None and end.connector.peer_id:
+            return False  # such a pipe is kept, and with it the message
         if not self.midway or end is None or not self.chance.happens(self.midway):
             return False
         self._truncate(end, end.wire, 0)
@@ -244,10 +256,14 @@ class Network:
         if end.over or end.gone:
             return
         end.over = True
-        end.out.clear()
         if end.closing:
+            end.out.clear()
             end.gone = True
             return
+        if end.connector is not None and end.connector.peer_id:
+            end.connector.broken()
+            return
+        end.out.clear()
         end.socket.post(LOST, end)
         if end.connector is not None:
             end.connector.broken()

@@ -43,6 +43,7 @@ class End:
     __slots__ = (
         "asleep",
         "closing",
+        "connected",
         "connector",
         "flying",
         "gone",
@@ -71,6 +72,7 @@ class End:
         self.socket = socket
         self.host = socket.host
         self.connector = connector
+        self.connected = False  # there is, or was, a peer
         self.peer: End
         self.peer_id = b""
         # What this end sends: taken by libzmq, then on the wire as (arrival, frames, sent at).
@@ -100,20 +102,51 @@ class End:
 class Connector:
     """What ``zmq_connect`` leaves behind: it tries until the socket is closed."""
 
-    __slots__ = ("end", "endpoint", "interval", "socket")
+    __slots__ = ("end", "endpoint", "interval", "peer_id", "socket")
 
-    def __init__(self, socket: SimSocket, endpoint: str) -> None:
+    def __init__(self, socket: SimSocket, endpoint: str, peer_id: bytes) -> None:
         self.socket = socket
         self.endpoint = endpoint
+        self.peer_id = peer_id
         self.end: End | None = None
         self.interval = 0.0
+        if peer_id:
+            # Without IMMEDIATE the pipe is there before the connection is, and is kept when that breaks.
+            self._keep(End(socket, self))
         self._again(0.0)
 
     def broken(self) -> None:
         """The connection is gone: begin anew."""
-        self.end = None
+        if self.peer_id:
+            self._keep(End(self.socket, self))
+        else:
+            self.end = None
         self.interval = 0.0
         self._wait()
+
+    def made(self, end: End) -> None:
+        """There is a connection again."""
+        if self.peer_id:
+            self._keep(end)
+            end.over = False
+            self.socket.network.resume(end)
+
+    def _keep(self, end: End) -> None:
+        """`end` goes on with the pipe of the one before it: what was not sent, and what was not read."""
+        socket, before = self.socket, self.end
+        end.peer_id = self.peer_id
+        end.over = True  # nothing leaves before there is a connection
+        if before is None:
+            socket.ends.append(end)
+            socket.active.append(end)
+        else:
+            end.out, end.inbox, end.asleep = before.out, before.inbox, before.asleep
+            end.written = len(end.out)
+            before.out, before.inbox = deque(), deque()
+            socket.ends[socket.ends.index(before)] = end
+            if before in socket.active:
+                socket.active[socket.active.index(before)] = end
+        socket.by_id[self.peer_id] = self.end = end
 
     def _wait(self) -> None:
         settings = self.socket.settings
@@ -174,7 +207,9 @@ class Connector:
             self._attempt()
             return
         self.interval = 0.0
-        self.end = network.join(self, listener)
+        end = network.join(self, listener)
+        if not self.peer_id:
+            self.end = end
 
 
 class SimSocket:
@@ -225,9 +260,9 @@ class SimSocket:
         listeners[endpoint] = self
         self.network.hosts[endpoint] = self.host
 
-    def connect(self, endpoint: str) -> None:
-        """Begin to connect."""
-        self.connectors.append(Connector(self, endpoint))
+    def connect(self, endpoint: str, peer_id: bytes = b"") -> None:
+        """Begin to connect. `peer_id`: see :class:`~zpatterns.core.Open`."""
+        self.connectors.append(Connector(self, endpoint, peer_id))
 
     def subscribe(self, prefix: bytes) -> None:
         """Tell every publisher, now and on each connection to come."""
@@ -278,7 +313,7 @@ class SimSocket:
             hwm = self.settings.receive_hwm
             if hwm and end.read % ((hwm + 1) // 2) == 0:
                 end.seen = end.read
-                if end.peer.held:
+                if end.connected and end.peer.held:
                     self.network.release(end.peer)
             active.rotate(-1)
             if self.kind is SocketKind.ROUTER:
@@ -345,7 +380,8 @@ class SimSocket:
         self.closed = True
         self._unlisten()
         for end in self.ends:
-            self.network.close(end, linger)
+            if end.connected:
+                self.network.close(end, linger)
         self._forget()
 
     def die(self) -> None:
