@@ -19,6 +19,7 @@ import pytest
 
 from tests import pages
 from tests.cli.processes import is_alive
+from tests.diagrams import state_diagram
 from tests.pages import ROOT, all_commands, blocks_of, prose_of, run_page
 from zpatterns import core, driver, errors
 from zpatterns.cli import base
@@ -26,7 +27,7 @@ from zpatterns.core import Event
 from zpatterns.mdp import AsyncClient, Broker, Client, Worker, events, wire
 from zpatterns.mdp.broker_state import BrokerOptions, BrokerStatistics
 from zpatterns.mdp.client_core import PARTS_MAX, ClientOptions, ClientStatistics
-from zpatterns.mdp.worker_core import WorkerStatistics
+from zpatterns.mdp.worker_core import TRANSITIONS, WorkerState, WorkerStatistics
 from zpatterns.sockets import SocketSettings
 
 DOCS = ROOT / "docs"
@@ -57,7 +58,7 @@ def test_what_a_page_shows_is_what_happens(page: Path, tmp_path: Path):
 def test_no_command_hides_where_it_is_not_run(page: Path):
     for block in blocks_of(page):
         where = f"{page.name}, line {block.line}"
-        assert block.language in ("python", "console", "sh", "text", "json"), f"{where}: {block.language!r}"
+        assert block.language in ("python", "console", "sh", "text", "json", "mermaid"), f"{where}: {block.language!r}"
         if block.language == "sh":
             for line in re.sub(r"\\\n", "", block.text).splitlines():
                 assert SETTING_UP.match(line), f"{where}: in `sh`, and so not run, but not for setting up: {line}"
@@ -75,6 +76,11 @@ def test_no_command_hides_where_it_is_not_run(page: Path):
 
 def test_the_first_commands_are_those_that_need_nothing():
     assert re.search(r"^    make demo .*\n    make test ", README.read_text(), re.MULTILINE)
+
+
+def test_the_diagram_of_a_workers_states_is_that_of_its_table():
+    diagrams = [block.text for block in blocks_of(DOCS / "majordomo.md") if block.language == "mermaid"]
+    assert diagrams == [state_diagram(TRANSITIONS, WorkerState.AWAY, WorkerState.STOPPED)]
 
 
 # How the pages hang together.

@@ -45,7 +45,7 @@ def start(broker: BackgroundBroker) -> Iterator[Any]:
                     *("mdp", "worker", handler, "--handler", f"tests.live.greedy_handlers:{handler}"),
                     *("--connect", broker.endpoint, "--log-format", "json"),
                     *("--heartbeat-interval", str(INTERVAL), "--liveness", str(LIVENESS)),
-                    ready="registered",
+                    ready="ready_sent",
                     cwd=ROOT,
                 )
             )
@@ -64,7 +64,7 @@ def test_one_that_computes_for_several_leases_keeps_its_registration(broker, cli
     # One request, given to one worker, once; and heartbeats went both ways.
     assert (statistics.workers, statistics.workers_lost, statistics.requeued) == (1, 0, 0)
     assert statistics.heartbeats > heard
-    assert len(worker.events("registered")) == 1
+    assert len(worker.events("ready_sent")) == 1
     assert not worker.events("broker_lost")
 
 

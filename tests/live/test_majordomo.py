@@ -33,7 +33,7 @@ def worker_process(endpoints: list[str], interval: float, directory: Path) -> Ma
     return ManagedProcess.command(
         *("mdp", "worker", "answer", "--handler", "tests.live.handlers:answer", *connect),
         *("--heartbeat-interval", str(interval), "--log-format", "json"),
-        ready="registered",
+        ready="ready_sent",
         cwd=directory,
         env={"PYTHONPATH": ROOT},
     )
@@ -122,7 +122,7 @@ def test_the_request_of_a_busy_worker_that_is_killed_is_answered_by_another_with
         reply = in_thread(client.request, "answer", b"hold", b"my own")
         until((tmp_path / HELD).exists, "a worker holds the request")
         holder = int((tmp_path / HELD).read_text())
-        victim = next(worker for worker in workers if worker.events("registered") and holder in processes(worker))
+        victim = next(worker for worker in workers if worker.events("ready_sent") and holder in processes(worker))
         victim.kill()
         killed_at = time.monotonic()
         frames = reply.result(20)

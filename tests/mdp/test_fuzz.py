@@ -220,7 +220,7 @@ def test_worker_core(version):
         core.check_invariants()
         turns += 1
         if turns % 500 == 0:
-            registrations += core.statistics().registrations
+            registrations += core.statistics().ready_sent
             core.drain(now)
             core.handler_done(core.statistics().requests, [b"end"], now)
             core.check_invariants()

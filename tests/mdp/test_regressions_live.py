@@ -151,7 +151,7 @@ def test_pyzmq_a_handler_that_raises_anything_at_all_costs_one_request():
                     client.request("odd", body)
                 assert error.value.code == code
                 assert client.request("odd", b"well") == [b"well"]
-            assert worker.statistics().registrations == 1
+            assert worker.statistics().ready_sent == 1
 
 
 def test_pyzmq_one_full_peer_does_not_stop_the_loop():

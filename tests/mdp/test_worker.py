@@ -17,7 +17,8 @@ from zpatterns.driver import LoopStalled
 from zpatterns.errors import EndpointError, RemoteError
 from zpatterns.handlers import Request
 from zpatterns.mdp import Client, Worker
-from zpatterns.mdp.events import BrokerLost, HandlerFailed, HandlerTimedOut, Registered
+from zpatterns.mdp.events import BrokerLost, HandlerFailed, HandlerTimedOut, ReadySent
+from zpatterns.mdp.worker_core import WorkerState
 from zpatterns.testing import BackgroundBroker, BackgroundReactor
 
 NOBODY = "tcp://127.0.0.1:1"
@@ -291,7 +292,7 @@ class TestComingAndGoing:
         call = in_thread(client.request, "it", b"mine")
         assert begun.wait(DEADLINE)
         stopping = in_thread(reactor.stop, worker, DEADLINE)
-        until(lambda: worker._cores[0]._draining, "it drains")
+        until(lambda: worker._cores[0].state is WorkerState.FINISHING, "it drains")
         release.set()
         assert call.result(DEADLINE) == [b"mine"]
         stopping.result(DEADLINE)
@@ -320,7 +321,7 @@ class TestComingAndGoing:
         events: list[Event] = []
         worker = serve(on_event=events.append)
         assert worker.endpoint == broker.endpoint
-        assert events == [Registered(broker.endpoint, b"it")]
+        assert events == [ReadySent(broker.endpoint, b"it")]
 
     def test_it_is_back_when_its_broker_is(self, serve, client, broker):
         events: list[Event] = []
@@ -330,7 +331,7 @@ class TestComingAndGoing:
         broker.start()
         until(lambda: broker.statistics().workers == 1, "it is back")
         assert client.request("it", b"again") == [b"again"]
-        assert sum(isinstance(event, Registered) for event in events) > 1
+        assert sum(isinstance(event, ReadySent) for event in events) > 1
 
     def test_it_turns_to_the_next_broker(self, broker, reactor):
         events: list[Event] = []
@@ -341,10 +342,10 @@ class TestComingAndGoing:
             )
             assert client.request("it", b"here") == [b"here"]
             assert worker.endpoint == other.endpoint
-            assert events[0] == Registered(NOBODY, b"it")
+            assert events[0] == ReadySent(NOBODY, b"it")
             assert isinstance(events[1], BrokerLost)
             assert events[1].endpoint == NOBODY
-            assert events[2] == Registered(other.endpoint, b"it")
+            assert events[2] == ReadySent(other.endpoint, b"it")
             reactor.stop(worker)
 
     def test_starting_and_stopping_under_load_loses_nothing(self, serve, client, reactor, broker):
@@ -400,6 +401,6 @@ class TestMisuse:
         """It goes on trying, and stops when it is told."""
         with BackgroundReactor() as reactor:
             worker = reactor.start(Worker(NOBODY, service="it", heartbeat_interval=0.05, liveness=1))
-            until(lambda: worker.statistics().registrations > 2, "some tries")
+            until(lambda: worker.statistics().ready_sent > 2, "some tries")
             reactor.stop(worker)
         assert worker.statistics().registered == 0

@@ -6,8 +6,8 @@ import pytest
 
 from tests.harness import START, WorkerHarness, disconnect, heartbeat, reply, work
 from zpatterns.core import Cancel, Close, MessagesDropped, Open, Run, SendFailure, SocketKind
-from zpatterns.mdp.events import BrokerLost, HandlerFailed, HandlerTimedOut, Registered
-from zpatterns.mdp.worker_core import GOODBYE, WorkerState
+from zpatterns.mdp.events import BrokerLost, HandlerFailed, HandlerTimedOut, ReadySent
+from zpatterns.mdp.worker_core import GOODBYE, TRANSITIONS, WorkerInput, WorkerState
 
 ERROR = b"\x00ZPATTERNS-ERROR\x00"
 VERSIONS = ["0.1", "0.2"]
@@ -249,12 +249,12 @@ def test_what_was_heard_before_the_goodbye_in_one_batch_counts_and_what_came_beh
 
 def test_losing_the_broker_is_told_with_its_endpoint_and_the_delay():
     worker = WorkerHarness()
-    assert worker.events() == [Registered(ENDPOINT, b"echo")]
+    assert worker.events() == [ReadySent(ENDPOINT, b"echo")]
     worker.until(START + 3)
     assert worker.events() == [BrokerLost(ENDPOINT, "silent for a lease", 0.5)]
     worker.advance(0.5)
-    assert worker.events() == [Registered(ENDPOINT, b"echo")]
-    assert worker.statistics.registrations == 2
+    assert worker.events() == [ReadySent(ENDPOINT, b"echo")]
+    assert worker.statistics.ready_sent == 2
 
 
 def test_a_handler_that_outlives_its_connection_keeps_the_worker_from_taking_more():
@@ -448,7 +448,29 @@ def test_statistics_count_what_happened_and_what_is_now():
     worker.advance(2)
     statistics = worker.statistics
     assert (statistics.requests, statistics.replies, statistics.partials) == (1, 0, 1)
-    assert (statistics.registrations, statistics.heartbeats) == (1, 2)
+    assert (statistics.ready_sent, statistics.heartbeats) == (1, 2)
     assert (statistics.registered, statistics.busy) == (1, 1)
     worker.step(worker.core.handler_done, 1, [], worker.now)
     assert (worker.statistics.registered, worker.statistics.busy, worker.statistics.replies) == (1, 0, 1)
+
+
+# The table of states.
+
+
+def test_a_worker_can_be_stopped_in_every_state():
+    for state in WorkerState:
+        if state is not WorkerState.STOPPED:
+            assert TRANSITIONS[state, WorkerInput.SHUT_DOWN][1] is WorkerState.STOPPED
+            assert state is WorkerState.AWAY or any(after is state for _, after in TRANSITIONS.values())
+    assert {after for (before, _), (_, after) in TRANSITIONS.items() if before is WorkerState.STOPPED} == {
+        WorkerState.STOPPED
+    }
+
+
+def test_no_connection_is_made_while_a_handler_runs():
+    running = (WorkerState.BUSY, WorkerState.FINISHING, WorkerState.HELD_UP, WorkerState.LEAVING)
+    for (before, what), (_, after) in TRANSITIONS.items():
+        if before in running and what not in (WorkerInput.RETURN, WorkerInput.SHUT_DOWN):
+            assert after in running, f"{what} while {before}"
+        if after is WorkerState.IDLE:
+            assert what is WorkerInput.RETURN or before in (WorkerState.AWAY, WorkerState.IDLE)

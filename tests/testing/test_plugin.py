@@ -262,7 +262,7 @@ def test_worker(zp_reactor, zp_broker):
 
 
 def test_it_lost_no_broker():
-    assert [type(event).__name__ for event in EVENTS] == ["Registered"]
+    assert [type(event).__name__ for event in EVENTS] == ["ReadySent"]
 """
     result = run(tmp_path, greeter=SERVICE, test_order=code)
     assert result.returncode == 0, result.stdout

@@ -85,8 +85,8 @@ class RequestRefused(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class Registered(Event):
-    """Worker: READY was sent to the broker at `endpoint`."""
+class ReadySent(Event):
+    """Worker: READY was sent to the broker at `endpoint`. No proof that a broker is there: READY has no answer."""
 
     endpoint: str
     service: bytes

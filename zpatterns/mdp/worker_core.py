@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from zpatterns.core import (
     Cancel,
@@ -22,7 +22,7 @@ from zpatterns.core import (
     SocketKind,
 )
 from zpatterns.mdp import wire
-from zpatterns.mdp.events import BrokerLost, HandlerFailed, HandlerTimedOut, Registered
+from zpatterns.mdp.events import BrokerLost, HandlerFailed, HandlerTimedOut, ReadySent
 from zpatterns.timing import Backoff, Liveness
 
 PORT = "broker"
@@ -32,23 +32,48 @@ GOODBYE = 1.0
 
 
 class WorkerState(enum.Enum):
-    """What a worker is doing."""
+    """What a worker is doing. :data:`TRANSITIONS` says what becomes of it."""
 
     AWAY = "away"
-    """No connection; waits for the back-off, or for a handler that still runs for a connection that is gone."""
+    """No connection; the next is made after a back-off."""
     IDLE = "idle"
     """READY was said."""
     BUSY = "busy"
     """A request is in the handler's hands."""
+    FINISHING = "finishing"
+    """The same, and it is the last one."""
+    HELD_UP = "held up"
+    """No connection, and none is made before the handler has returned: nobody can get its reply any more."""
+    LEAVING = "leaving"
+    """The same, and none is made after that either."""
     STOPPED = "stopped"
     """It left for good."""
 
 
+class WorkerInput(enum.Enum):
+    """What may change a worker's state. A heartbeat, or one part of a reply, does not."""
+
+    CONNECT = "back-off over"
+    REQUEST = "REQUEST"
+    DISCONNECT = "DISCONNECT"
+    UNSENT = "message not sent"
+    SILENCE = "broker silent"
+    STALL = "stood still"
+    RETURN = "handler returned"
+    GIVE_UP = "took too long, sent too much"
+    DRAIN = "drain"
+    SHUT_DOWN = "shut down"
+
+
+CONNECTED = frozenset({WorkerState.IDLE, WorkerState.BUSY, WorkerState.FINISHING})
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerStatistics:
-    """Counters since the start; then how many lanes are `registered` and `busy` now.
+    """Counters since the start; then how many lanes are `registered`, as far as they know, and `busy` now.
 
-    `discarded`: results that nobody could get any more; `dropped`: messages by reason.
+    `ready_sent`: READYs, which are never answered; `discarded`: results that nobody could get any more;
+    `dropped`: messages by reason.
     """
 
     requests: int
@@ -57,7 +82,7 @@ class WorkerStatistics:
     errors: int
     timeouts: int
     discarded: int
-    registrations: int
+    ready_sent: int
     heartbeats: int
     registered: int
     busy: int
@@ -105,7 +130,6 @@ class WorkerCore:
         self._heard_at = 0.0
         self._sent_at = 0.0
         self._last_now = float("inf")
-        self._draining = False
 
         self._run = 0  # the number of the latest run
         self._running = False  # its handler has not returned
@@ -115,13 +139,13 @@ class WorkerCore:
         self._give_up_at: float | None = None
 
         self._requests = self._replies = self._partials = self._errors = self._timeouts = 0
-        self._discarded = self._registrations = self._heartbeats = 0
+        self._discarded = self._ready_sent = self._heartbeats = 0
         self._drops = Drops()
 
     def start(self, now: float) -> None:
         """Connect to the first endpoint and say READY."""
         self._last_now = now
-        self._connect(now)
+        self._step(WorkerInput.CONNECT, now)
 
     @property
     def endpoint(self) -> str:
@@ -132,6 +156,16 @@ class WorkerCore:
     def state(self) -> WorkerState:
         return self._state
 
+    def _step(self, what: WorkerInput, now: float, *details: Any) -> bool:
+        """Do what :data:`TRANSITIONS` says. Returns whether it says anything: what it does not name is ignored."""
+        transition = TRANSITIONS.get((self._state, what))
+        if transition is None:
+            return False
+        action, self._state = transition
+        if action is not None:
+            action(self, now, *details)
+        return True
+
     # Messages in.
 
     def receive_many(self, batch: Iterable[Frames], now: float, port: PortId = PORT) -> None:
@@ -141,7 +175,7 @@ class WorkerCore:
             return
         dialect = self._dialect
         for frames in batch:
-            if self._state not in (WorkerState.IDLE, WorkerState.BUSY):
+            if self._state not in CONNECTED:
                 self._drops.add("not-registered")  # what crossed our goodbye
                 continue
             parsed = dialect.parse(frames)
@@ -151,20 +185,17 @@ class WorkerCore:
             command, rest = parsed
             if command == dialect.request and len(rest) > 2 and not rest[1]:
                 self._heard_at = now
-                if self._state is WorkerState.BUSY:
+                if not self._step(WorkerInput.REQUEST, now, rest[0], rest[2:]):
                     # 7/MDP: "Workers will handle at most one request a time".
                     self._drops.add("second-request")
-                else:
-                    self._begin(rest[0], rest[2:], now)
             elif command == dialect.heartbeat and not rest:
                 self._heard_at = now
             elif command == dialect.disconnect and not rest:
-                self._lose("disconnected by the broker", now)
+                self._step(WorkerInput.DISCONNECT, now, "disconnected by the broker")
             else:
                 self._drops.add("invalid")
 
-    def _begin(self, client: bytes, body: Frames, now: float) -> None:
-        self._state = WorkerState.BUSY
+    def _begin(self, now: float, client: bytes, body: Frames) -> None:
         self._run += 1
         self._running = True
         self._client = client
@@ -180,7 +211,7 @@ class WorkerCore:
     def handler_partial(self, run: int, frames: Frames, now: float) -> None:
         """The handler of `run` has yielded one part."""
         client = self._client
-        if run != self._run or client is None or self._state is not WorkerState.BUSY:
+        if run != self._run or client is None:
             return
         if self._dialect.partial is not None:
             self._partials += 1
@@ -191,54 +222,47 @@ class WorkerCore:
         self._held_bytes += sum(map(len, frames)) + 64
         if self._held_bytes > self._held_bytes_max:
             text = f"the parts of the reply exceed {self._held_bytes_max} bytes; use protocol 0.2"
-            self._give_up(wire.CODE_TOO_LARGE, text, now)
+            self._step(WorkerInput.GIVE_UP, now, wire.CODE_TOO_LARGE, text)
 
     def handler_done(self, run: int, frames: Frames, now: float) -> None:
         """The handler of `run` has returned; `frames` is the reply, or the FINAL."""
-        if self._returned(run, now):
-            self._replies += 1
-            self._reply([*(self._held or ()), *(frames or [wire.EMPTY])], now)
+        if run == self._run and self._running:
+            self._replies += self._client is not None
+            self._returned(now, [*(self._held or ()), *(frames or [wire.EMPTY])])
 
     def handler_failed(self, run: int, code: str, message: str, now: float) -> None:
         """The handler of `run` has raised; its caller gets our error reply."""
         if run == self._run and self._running:
             self._errors += 1
             self._events.append(HandlerFailed(self._service, code, message))
-        if self._returned(run, now):
-            self._reply(wire.error_body(code.encode("ascii", "replace"), message), now)
+            self._returned(now, wire.error_body(code.encode("ascii", "replace"), message))
 
-    def _returned(self, run: int, now: float) -> bool:
-        """The handler is done. Returns whether anybody can still be told."""
-        if run != self._run or not self._running:
-            return False
+    def _returned(self, now: float, body: Frames) -> None:
         # If it was the handler that held everything up, its result is the first thing to be done about that: the
         # broker says what it is worth, and to close the connection would be to throw it away.
         self._last_now = now
         self._running = False
         self._give_up_at = None
-        if self._state is WorkerState.BUSY and self._client is not None:
-            return True
-        self._discarded += 1
-        self._client = None
-        if self._state is WorkerState.AWAY:
-            if self._draining:
-                self._state = WorkerState.STOPPED
-            elif self._connect_at is None:
-                self._connect_at = now  # it was only this handler that we waited for
-        return False
+        self._step(WorkerInput.RETURN, now, body)
 
-    def _reply(self, body: Frames, now: float) -> None:
+    def _discard(self, now: float, body: Frames) -> None:
+        self._discarded += 1
+        if self._connect_at is None:
+            self._connect_at = now  # it was only this handler that we waited for
+
+    def _reply(self, now: float, body: Frames) -> None:
         client, self._client = self._client, None
         assert client is not None
         self._held = None
         self._send(now, self._dialect.final, client, wire.EMPTY, *body)
-        self._state = WorkerState.IDLE
         # A broker that is silent towards busy workers, as the Guide's is, gets a whole lease from here.
         self._heard_at = now
-        if self._draining:
-            self._leave(now)
 
-    def _give_up(self, code: bytes, text: str, now: float) -> None:
+    def _reply_and_leave(self, now: float, body: Frames) -> None:
+        self._reply(now, body)
+        self._leave(now)
+
+    def _give_up(self, now: float, code: bytes, text: str) -> None:
         """The caller gets an error now; the handler, which may go on, keeps us from taking more."""
         client, self._client = self._client, None
         assert client is not None
@@ -247,7 +271,6 @@ class WorkerCore:
         self._send(now, self._dialect.final, client, wire.EMPTY, *wire.error_body(code, text))
         self._send(now, self._dialect.disconnect)
         self._commands += [Close(PORT, GOODBYE), Cancel(self._run)]
-        self._state = WorkerState.AWAY
         self._connect_at = None
 
     # The connection.
@@ -257,14 +280,19 @@ class WorkerCore:
         self._next_endpoint += 1
         self._connect_at = None
         self._connected_at = self._heard_at = now
-        self._state = WorkerState.IDLE
         self._out.clear()
         self._commands.append(Open(PORT, SocketKind.DEALER, self._endpoint))
         self._send(now, self._dialect.ready, self._service)
-        self._registrations += 1
-        self._events.append(Registered(self._endpoint, self._service))
+        self._ready_sent += 1
+        self._events.append(ReadySent(self._endpoint, self._service))
 
-    def _lose(self, reason: str, now: float) -> None:
+    def _reconnect(self, now: float) -> None:
+        self._events.append(BrokerLost(self._endpoint, "this worker stood still for a lease", 0.0))
+        self._commands.append(Close(PORT))
+        self._next_endpoint -= 1  # no fault of that broker's
+        self._connect(now)
+
+    def _lose(self, now: float, reason: str) -> None:
         """Close the connection; go to the next broker after a back-off and once the handler is done."""
         if self._heard_at - self._connected_at > self._lease:
             self._backoff.reset()
@@ -274,7 +302,7 @@ class WorkerCore:
         self._commands.append(Close(PORT))
         self._client = None
         self._held = None
-        self._state = WorkerState.AWAY
+        self._give_up_at = None
         self._connect_at = now + delay
 
     def _notice_stall(self, now: float) -> bool:
@@ -282,14 +310,9 @@ class WorkerCore:
 
         Only for an idle worker: a busy one has begun, and whether its reply still counts is the broker's to say.
         """
-        stalled = now - self._last_now > self._lease and self._state is WorkerState.IDLE
+        stood_still = now - self._last_now > self._lease
         self._last_now = now
-        if stalled:
-            self._events.append(BrokerLost(self._endpoint, "this worker stood still for a lease", 0.0))
-            self._commands.append(Close(PORT))
-            self._next_endpoint -= 1  # no fault of that broker's
-            self._connect(now)
-        return stalled
+        return stood_still and self._step(WorkerInput.STALL, now)
 
     def _send(self, now: float, command: bytes, *rest: bytes) -> None:
         self._out.append(self._dialect.build(command, *rest))
@@ -302,10 +325,9 @@ class WorkerCore:
         it is given up, and the request goes to another worker.
         """
         self._drops.add(f"broker-{reason.value}")
-        is_registered = self._state in (WorkerState.IDLE, WorkerState.BUSY)
         parsed = self._dialect.parse(frames)
-        if is_registered and parsed is not None and parsed[0] in (self._dialect.final, self._dialect.partial):
-            self._lose(f"a message to it was not sent: {reason.value}", now)
+        if parsed is not None and parsed[0] in (self._dialect.final, self._dialect.partial):
+            self._step(WorkerInput.UNSENT, now, f"a message to it was not sent: {reason.value}")
 
     def ports_to_send(self) -> tuple[str, ...]:
         return self.PORTS if self._out else ()
@@ -324,10 +346,10 @@ class WorkerCore:
     # Time.
 
     def next_timer(self) -> float | None:
-        if self._state is WorkerState.STOPPED:
-            return None
         if self._state is WorkerState.AWAY:
-            return None if self._running else self._connect_at
+            return self._connect_at
+        if self._state not in CONNECTED:
+            return None
         when = self._sent_at + self._interval
         if self._state is WorkerState.IDLE:
             when = min(when, self._heard_at + self._lease)
@@ -339,20 +361,17 @@ class WorkerCore:
         if self._notice_stall(now):
             return
         if self._state is WorkerState.AWAY:
-            if self._connect_at is not None and self._connect_at <= now and not self._running:
-                self._connect(now)
-            return
-        if self._state is WorkerState.IDLE and self._heard_at + self._lease <= now:
-            self._lose("silent for a lease", now)
-            return
-        if self._state is WorkerState.BUSY and self._give_up_at is not None and self._give_up_at <= now:
+            if self._connect_at is not None and self._connect_at <= now:
+                self._step(WorkerInput.CONNECT, now)
+        elif self._state is WorkerState.IDLE and self._heard_at + self._lease <= now:
+            self._step(WorkerInput.SILENCE, now, "silent for a lease")
+        elif self._give_up_at is not None and self._give_up_at <= now:
             assert self._handler_timeout is not None
             self._timeouts += 1
             self._events.append(HandlerTimedOut(self._service, self._handler_timeout))
             text = f"the handler did not finish within {self._handler_timeout} s"
-            self._give_up(wire.CODE_HANDLER_TIMEOUT, text, now)
-            return
-        if self._state in (WorkerState.IDLE, WorkerState.BUSY) and self._sent_at + self._interval <= now:
+            self._step(WorkerInput.GIVE_UP, now, wire.CODE_HANDLER_TIMEOUT, text)
+        elif self._state in CONNECTED and self._sent_at + self._interval <= now:
             self._heartbeats += 1
             self._send(now, self._dialect.heartbeat)
 
@@ -360,11 +379,7 @@ class WorkerCore:
 
     def drain(self, now: float) -> None:
         """Take no more requests; finish the one in hand, reply, and leave."""
-        self._draining = True
-        if self._state is WorkerState.IDLE:
-            self._leave(now)
-        elif self._state is WorkerState.AWAY and not self._running:
-            self._state = WorkerState.STOPPED
+        self._step(WorkerInput.DRAIN, now)
 
     @property
     def drained(self) -> bool:
@@ -373,18 +388,20 @@ class WorkerCore:
 
     def shut_down(self, now: float) -> None:
         """Leave at once; a request in hand goes to another worker, for we say DISCONNECT."""
-        self._draining = True
-        if self._running:
-            self._commands.append(Cancel(self._run))
-        if self._state in (WorkerState.IDLE, WorkerState.BUSY):
-            self._leave(now)
-        self._state = WorkerState.STOPPED
+        self._step(WorkerInput.SHUT_DOWN, now)
 
     def _leave(self, now: float) -> None:
         self._send(now, self._dialect.disconnect)
         self._commands.append(Close(PORT, GOODBYE))
+
+    def _cancel(self, now: float) -> None:
         self._client = None
-        self._state = WorkerState.STOPPED
+        self._give_up_at = None
+        self._commands.append(Cancel(self._run))
+
+    def _cancel_and_leave(self, now: float) -> None:
+        self._cancel(now)
+        self._leave(now)
 
     # Telling.
 
@@ -401,20 +418,52 @@ class WorkerCore:
             errors=self._errors,
             timeouts=self._timeouts,
             discarded=self._discarded,
-            registrations=self._registrations,
+            ready_sent=self._ready_sent,
             heartbeats=self._heartbeats,
-            registered=self._state in (WorkerState.IDLE, WorkerState.BUSY),
+            registered=self._state in CONNECTED,
             busy=self._running,
             dropped=dict(self._drops.totals),
         )
 
     def check_invariants(self) -> None:
-        if self._state is WorkerState.BUSY:
-            assert self._running and self._client is not None
-        else:
-            assert self._client is None, "a reply is owed, but the worker is not busy"
-            assert self._give_up_at is None or self._running
-        if self._state is WorkerState.IDLE:
-            assert not self._running, "idle while a handler runs"
+        is_busy = self._state in (WorkerState.BUSY, WorkerState.FINISHING)
+        assert is_busy == (self._client is not None), "a reply is owed if and only if the worker is busy"
+        assert is_busy or self._give_up_at is None
+        if self._state is not WorkerState.STOPPED:
+            assert self._running == (is_busy or self._state in (WorkerState.HELD_UP, WorkerState.LEAVING))
         if self._state is WorkerState.AWAY:
-            assert self._running or self._connect_at is not None, "away for ever"
+            assert self._connect_at is not None, "away for ever"
+
+
+Action: TypeAlias = Callable[..., None]
+
+TRANSITIONS: Mapping[tuple[WorkerState, WorkerInput], tuple[Action | None, WorkerState]] = {
+    (WorkerState.AWAY, WorkerInput.CONNECT): (WorkerCore._connect, WorkerState.IDLE),
+    (WorkerState.AWAY, WorkerInput.DRAIN): (None, WorkerState.STOPPED),
+    (WorkerState.AWAY, WorkerInput.SHUT_DOWN): (None, WorkerState.STOPPED),
+    (WorkerState.IDLE, WorkerInput.REQUEST): (WorkerCore._begin, WorkerState.BUSY),
+    (WorkerState.IDLE, WorkerInput.DISCONNECT): (WorkerCore._lose, WorkerState.AWAY),
+    (WorkerState.IDLE, WorkerInput.UNSENT): (WorkerCore._lose, WorkerState.AWAY),
+    (WorkerState.IDLE, WorkerInput.SILENCE): (WorkerCore._lose, WorkerState.AWAY),
+    (WorkerState.IDLE, WorkerInput.STALL): (WorkerCore._reconnect, WorkerState.IDLE),
+    (WorkerState.IDLE, WorkerInput.DRAIN): (WorkerCore._leave, WorkerState.STOPPED),
+    (WorkerState.IDLE, WorkerInput.SHUT_DOWN): (WorkerCore._leave, WorkerState.STOPPED),
+    (WorkerState.BUSY, WorkerInput.RETURN): (WorkerCore._reply, WorkerState.IDLE),
+    (WorkerState.BUSY, WorkerInput.GIVE_UP): (WorkerCore._give_up, WorkerState.HELD_UP),
+    (WorkerState.BUSY, WorkerInput.DISCONNECT): (WorkerCore._lose, WorkerState.HELD_UP),
+    (WorkerState.BUSY, WorkerInput.UNSENT): (WorkerCore._lose, WorkerState.HELD_UP),
+    (WorkerState.BUSY, WorkerInput.DRAIN): (None, WorkerState.FINISHING),
+    (WorkerState.BUSY, WorkerInput.SHUT_DOWN): (WorkerCore._cancel_and_leave, WorkerState.STOPPED),
+    (WorkerState.FINISHING, WorkerInput.RETURN): (WorkerCore._reply_and_leave, WorkerState.STOPPED),
+    (WorkerState.FINISHING, WorkerInput.GIVE_UP): (WorkerCore._give_up, WorkerState.LEAVING),
+    (WorkerState.FINISHING, WorkerInput.DISCONNECT): (WorkerCore._lose, WorkerState.LEAVING),
+    (WorkerState.FINISHING, WorkerInput.UNSENT): (WorkerCore._lose, WorkerState.LEAVING),
+    (WorkerState.FINISHING, WorkerInput.SHUT_DOWN): (WorkerCore._cancel_and_leave, WorkerState.STOPPED),
+    (WorkerState.HELD_UP, WorkerInput.RETURN): (WorkerCore._discard, WorkerState.AWAY),
+    (WorkerState.HELD_UP, WorkerInput.DRAIN): (None, WorkerState.LEAVING),
+    (WorkerState.HELD_UP, WorkerInput.SHUT_DOWN): (WorkerCore._cancel, WorkerState.STOPPED),
+    (WorkerState.LEAVING, WorkerInput.RETURN): (WorkerCore._discard, WorkerState.STOPPED),
+    (WorkerState.LEAVING, WorkerInput.SHUT_DOWN): (WorkerCore._cancel, WorkerState.STOPPED),
+    (WorkerState.STOPPED, WorkerInput.RETURN): (WorkerCore._discard, WorkerState.STOPPED),
+}
+"""What happens, and the state it leads to; the diagram in docs/majordomo.md is made from it."""

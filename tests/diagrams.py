@@ -1,0 +1,31 @@
+"""Diagrams of the cores' tables of states, as the documentation shows them."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def state_diagram(
+    transitions: Mapping[tuple[enum.Enum, enum.Enum], tuple[Callable[..., Any] | None, enum.Enum]],
+    first: enum.Enum,
+    last: enum.Enum | None = None,
+) -> str:
+    """The text of a Mermaid diagram: `input / action` on each arrow, and what leads the same way on one."""
+    arrows: dict[tuple[enum.Enum, enum.Enum, str], list[str]] = {}
+    for (before, what), (action, after) in transitions.items():
+        done = "" if action is None else " / " + action.__name__.strip("_").replace("_", " ")
+        arrows.setdefault((before, after, done), []).append(str(what.value))
+    lines = ["stateDiagram-v2", f"    [*] --> {_name(first)}"]
+    lines += [
+        f"    {_name(before)} --> {_name(after)}: {', '.join(inputs)}{done}"
+        for (before, after, done), inputs in arrows.items()
+    ]
+    if last is not None:
+        lines.append(f"    {_name(last)} --> [*]")
+    return "\n".join(lines) + "\n"
+
+
+def _name(state: enum.Enum) -> str:
+    return str(state.value).replace(" ", "_")
