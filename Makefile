@@ -31,9 +31,9 @@ coverage: $(INSTALLED)
 clean:
 	rm -rf $(VENV) build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
-# Installed anew only when pyproject.toml changes. The stamp is written last, so that an installation that
+# Installed anew only when what makes the installation changes. The stamp is written last, so that an installation that
 # was broken off is begun again.
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml hatch_build.py zpatterns/_frames.c
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else "zpatterns needs Python 3.11 or newer, and $(PYTHON) is %d.%d: run make PYTHON=/path/to/python3.11" % v[:2])'
 	@echo "Setting up $(VENV) (once) ..."
 	@$(PYTHON) -m venv $(VENV)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import zmq
 
+from tests.broken_wire import Wire
 from tests.waiting import DEADLINE, until
 from zpatterns.core import Frames, PortId, SendFailure, SocketKind
 from zpatterns.errors import EndpointError, ForkedError
@@ -25,6 +26,7 @@ from zpatterns.sockets import (
     new_context,
     resolve_endpoint,
 )
+from zpatterns.transfer import PlainTransfer
 
 
 class Fixed:
@@ -203,37 +205,9 @@ class TestOptions:
             assert context.get(zmq.MAX_SOCKETS) > 10_000
 
 
-class Wire:
-    """libzmq's side of a DEALER, which breaks at a frame of our choice and from then on behaves as lb.cpp does."""
-
-    def __init__(self, breaks_at: int, error: int = zmq.EAGAIN) -> None:
-        self.breaks_at = breaks_at
-        self.error = error
-        self.frames = 0
-        self.dropping = False
-        self.message: Frames = []
-        self.sent: list[Frames] = []
-
-    def __call__(self, frame: bytes, flags: int) -> None:
-        assert flags & zmq.NOBLOCK, "this may wait"
-        more = bool(flags & zmq.SNDMORE)
-        if self.dropping:
-            self.dropping = more
-            return
-        self.frames += 1
-        if self.frames == self.breaks_at:
-            self.dropping = more and bool(self.message)
-            self.message = []
-            raise zmq.ZMQError(self.error)
-        self.message.append(frame)
-        if not more:
-            self.sent.append(self.message)
-            self.message = []
-
-
 class TestSending:
     def send(self, link: Link, wire: Wire, *messages: Frames) -> list[tuple[PortId, Frames, SendFailure]]:
-        link._send = wire
+        link._transfer = PlainTransfer(lambda: None, wire, link.routed)
         failures: list[tuple[PortId, Frames, SendFailure]] = []
         link.send([list(frames) for frames in messages], 0.0, failures)
         return failures

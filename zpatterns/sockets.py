@@ -14,10 +14,8 @@ import zmq
 
 from zpatterns.core import Frames, PortId, Rng, SendFailure, SocketKind
 from zpatterns.errors import EndpointError, ForkedError
+from zpatterns.transfer import Transfer, transfer
 
-# Plain ints: pyzmq's flag enums cost five microseconds a message in arithmetic alone.
-_NOBLOCK = int(zmq.NOBLOCK)
-_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 POLLIN = int(zmq.POLLIN)
 POLLOUT = int(zmq.POLLOUT)
 
@@ -188,10 +186,9 @@ class Link:
         "_boxes",
         "_poll_both",
         "_poll_in",
-        "_recv",
-        "_send",
         "_settings",
         "_socket",
+        "_transfer",
         "closed",
         "oversize",
         "paused",
@@ -212,11 +209,10 @@ class Link:
         socket = context.socket(_KINDS[kind])
         self._socket = socket
         self._settings = settings
-        self._recv = socket.recv
-        self._send = zmq.backend.Socket.send.__get__(socket)
         self._poll_in = [(socket, POLLIN)]
         self._poll_both = [(socket, POLLIN | POLLOUT)]
         self.routed = kind is SocketKind.ROUTER
+        self._transfer: Transfer = transfer(socket, self.routed)
         self._boxes: dict[bytes, _Outbox] = {}
         self._boxed_bytes = 0
         self.port = port
@@ -272,25 +268,7 @@ class Link:
 
     def receive(self, budget: int) -> list[Frames]:
         """Up to `budget` messages that have arrived; fewer once there are no more."""
-        recv = self._recv
-        batch: list[Frames] = []
-        routed = self.routed
-        try:
-            for _ in range(budget):
-                if routed:
-                    # A routing id always has more behind it, and a plain copy is four times as fast.
-                    frames = [recv(_NOBLOCK)]
-                    frame = recv(_NOBLOCK, False)
-                    frames.append(frame.bytes)
-                else:
-                    frame = recv(_NOBLOCK, False)
-                    frames = [frame.bytes]
-                while frame.more:
-                    frame = recv(_NOBLOCK, False)
-                    frames.append(frame.bytes)
-                batch.append(frames)
-        except zmq.Again:
-            pass
+        batch = self._transfer.receive(budget)
         limit = self._settings.frames_max
         if batch and max(map(len, batch)) > limit:
             within = [frames for frames in batch if len(frames) <= limit]
@@ -300,66 +278,38 @@ class Link:
 
     def send(self, messages: list[Frames], now: float, failures: list[tuple[PortId, Frames, SendFailure]]) -> None:
         """Hand each message to libzmq, or to its peer's outbox, or report it as failed."""
-        if self.routed:
-            self._send_routed(messages, now, failures)
-            return
-        send = self._send
-        for frames in messages:
-            if self._boxes:
-                self._box(frames, now, failures)
+        hand_over, boxes = self._transfer.send, self._boxes
+        at, count = 0, len(messages)
+        while at < count:
+            if boxes and self._peer(messages[at]) in boxes:
+                self._box(messages[at], now, failures)
+                at += 1
                 continue
-            begun = False
-            try:
-                for frame in frames[:-1]:
-                    send(frame, _MORE)
-                    begun = True
-            except zmq.ZMQError as error:
-                if begun:
-                    # The connection broke in mid-message. libzmq rolled it back and now swallows frames up to the
-                    # last: end it with an empty one, or the next message would be swallowed in its stead.
-                    send(b"", _NOBLOCK)
-                self._not_sent(frames, begun, error, now, failures)
-                continue
-            try:
-                send(frames[-1], _NOBLOCK)
-            except zmq.ZMQError as error:
-                self._not_sent(frames, begun, error, now, failures)
+            # Once a peer is full, each message needs the question above.
+            at, error, begun = hand_over(messages, at, at + 1 if boxes else count)
+            if error:
+                self._not_sent(messages[at], begun, error, now, failures)
+                at += 1
 
-    def _send_routed(
-        self, messages: list[Frames], now: float, failures: list[tuple[PortId, Frames, SendFailure]]
-    ) -> None:
-        # Only the routing id can fail on a ROUTER: if the peer goes while the rest is sent, libzmq drops it.
-        send = self._send
-        boxes = self._boxes
-        for frames in messages:
-            if boxes and frames[0] in boxes:
-                self._box(frames, now, failures)
-                continue
-            last = frames.pop()
-            try:
-                for frame in frames:
-                    send(frame, _MORE)
-                send(last, _NOBLOCK)
-            except zmq.ZMQError as error:
-                frames.append(last)
-                self._not_sent(frames, False, error, now, failures)
+    def _peer(self, frames: Frames) -> bytes:
+        return frames[0] if self.routed else b""
 
     def _not_sent(
         self,
         frames: Frames,
         begun: bool,
-        error: zmq.ZMQError,
+        error: int,
         now: float,
         failures: list[tuple[PortId, Frames, SendFailure]],
     ) -> None:
         if begun:
             failures.append((self.port, frames, SendFailure.UNREACHABLE))
-        elif error.errno == zmq.EAGAIN:
+        elif error == zmq.EAGAIN:
             self._box(frames, now, failures)
-        elif error.errno in _GONE:
+        elif error in _GONE:
             failures.append((self.port, frames, SendFailure.UNREACHABLE))
         else:
-            raise error
+            raise zmq.ZMQError(error)
 
     def flush(self, now: float, failures: list[tuple[PortId, Frames, SendFailure]], force: bool = False) -> None:
         """Try the outboxes whose time has come again, or all of them with `force`."""
@@ -404,7 +354,7 @@ class Link:
 
     def _box(self, frames: Frames, now: float, failures: list[tuple[PortId, Frames, SendFailure]]) -> None:
         settings = self._settings
-        peer = frames[0] if self.routed else b""
+        peer = self._peer(frames)
         size = sum(map(len, frames))
         box = self._boxes.get(peer)
         if box is None:

@@ -18,6 +18,7 @@ from zpatterns.reactor import Reactor, ReactorDriver
 from zpatterns.sockets import POLLIN, POLLOUT, Link, SocketSettings
 from zpatterns.telemetry import Telemetry
 from zpatterns.testing.simsocket import End, SimSocket
+from zpatterns.transfer import PlainTransfer
 
 if TYPE_CHECKING:
     from zpatterns.testing.world import Node
@@ -36,7 +37,6 @@ class SimLink(Link):
         self._node = node
         self._number = node.world.number()
         self._settings = settings
-        self._send = self._push
         self._boxes = {}
         self._boxed_bytes = 0
         self._parts: list[bytes] = []
@@ -44,6 +44,7 @@ class SimLink(Link):
         self._flushing = False
         self._swallowing = False
         self.routed = kind is SocketKind.ROUTER
+        self._transfer = PlainTransfer(self.sim.receive, self._push, self.routed)
         self.port = port
         self.closed = False
         self.oversize = 0
