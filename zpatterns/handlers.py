@@ -23,8 +23,8 @@ _PARTS_AHEAD = 64
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a handler is given: `frames` of the body, the `service` that was asked, and the `client`'s address,
-    which is good for nothing but telling clients apart."""
+    """What a handler is given: `frames` of the body, the `service` that was asked (empty where a server has only one),
+    and the `client`'s address, which is good for nothing but telling clients apart."""
 
     frames: tuple[bytes, ...]
     service: str
@@ -37,6 +37,26 @@ class Request:
 
 
 Handler: TypeAlias = Callable[[Request], Any]
+
+
+async def _echo(request: Request) -> Sequence[bytes]:
+    return request.frames
+
+
+class Handles:
+    """For a service that runs a handler: one that is passed, or :meth:`handle` of a subclass, or an echo."""
+
+    def handle(self, request: Request) -> object:
+        """Answer one request. Override it; this one echoes."""
+        return request.frames
+
+    def _choose_handler(self, handler: Handler | None) -> Handler:
+        """Errors: TypeError for what cannot be called."""
+        # The echo needs no thread.
+        chosen = handler or (_echo if type(self).handle is Handles.handle else self.handle)
+        if not callable(chosen):
+            raise TypeError(f"handler must be a function of one request, not {chosen!r}")
+        return chosen
 
 
 class HandlerCore(Protocol):

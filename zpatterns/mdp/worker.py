@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from zpatterns.core import Cancel, Command, Event, Run
-from zpatterns.handlers import Handler, Lane, Request, is_stream
+from zpatterns.handlers import Handler, Handles, Lane, Request, is_stream
 from zpatterns.mdp import wire
 from zpatterns.mdp.worker_core import WorkerCore, WorkerStatistics
 from zpatterns.reactor import Reactor, ReactorDriver
@@ -18,11 +18,7 @@ from zpatterns.timing import Liveness
 Protocol: TypeAlias = Literal["auto", "0.1", "0.2"]
 
 
-async def _echo(request: Request) -> Sequence[bytes]:
-    return request.frames
-
-
-class Worker(Service):
+class Worker(Handles, Service):
     """Serves one service through a Majordomo broker (7/MDP or 18/MDP).
 
     Subclass it with a `service` and a ``handle(self, request)``, or pass `service` and `handler`; without either
@@ -62,11 +58,7 @@ class Worker(Service):
         super().__init__(on_event=on_event)
         self._endpoints = endpoint_list(endpoints, "Worker")
         self._name = service or self.service
-        # The echo needs no thread.
-        own = _echo if type(self).handle is Worker.handle else self.handle
-        self._handler: Handler = handler or own
-        if not callable(self._handler):
-            raise TypeError(f"handler must be a function of one request, not {self._handler!r}")
+        self._handler = self._choose_handler(handler)
         name = self._name.encode()
         if not self._name:
             raise ValueError("Worker needs a service name: set `service` on the class or pass service=")
@@ -93,10 +85,6 @@ class Worker(Service):
         )
         self._cores: list[WorkerCore] = []
         self._lanes: list[Lane] = []
-
-    def handle(self, request: Request) -> object:
-        """Answer one request. Override it; this one echoes."""
-        return request.frames
 
     @property
     def endpoint(self) -> str:
