@@ -148,6 +148,7 @@ def test_a_request_is_delivered_deliveries_max_times_and_then_lost_with_502(limi
         assert bool(sent) == (number == limit - 1)
     assert sent[0][:4] == answer(b"c", b"echo", version=version)[:4]
     assert sent[0][4:6] == [ERROR, b"502"]
+    assert f"at delivery {limit} of {limit};".encode() in sent[0][6]
     assert broker.events(RequestLost) == [RequestLost(b"echo", b"c", limit)]
     assert broker.statistics.lost == 1
     assert broker.ready(b"w9") == []

@@ -28,12 +28,11 @@ def broker() -> BrokerHarness:
 
 
 def test_services_lists_each_with_what_it_has(broker):
-    services = {one.pop("service"): one for one in ask(broker, b"mmi.services")}
-    assert services == {
-        "echo": {"workers": 2, "idle": 1, "queued": 0},
-        "größe": {"workers": 1, "idle": 1, "queued": 0},
-        "absent": {"workers": 0, "idle": 0, "queued": 1},
-    }
+    assert ask(broker, b"mmi.services") == [
+        {"service": "absent", "workers": 0, "idle": 0, "queued": 1},
+        {"service": "echo", "workers": 2, "idle": 1, "queued": 0},
+        {"service": "größe", "workers": 1, "idle": 1, "queued": 0},
+    ], "by name"
 
 
 def test_services_counts_the_idle_without_those_that_left():

@@ -319,8 +319,8 @@ class BrokerCore:
             request.body = []
             self._lost += 1
             self._events.append(RequestLost(name, request.client, request.deliveries))
-            why = "in the middle of its stream" if request.streaming else f"after {request.deliveries} deliveries"
-            text = f"its worker was lost {why}; see the workers' logs"
+            count = f"at delivery {request.deliveries} of {self._deliveries_max}"
+            text = f"its worker was lost {'in the middle of its stream' if request.streaming else count}; see its log"
             self._send_client(request.client, request.version, name, wire.error_body(wire.CODE_LOST, text))
         elif self._draining:
             # Another broker may have it: this answer invites the client to try again.

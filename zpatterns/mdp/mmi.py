@@ -26,7 +26,7 @@ def answer(
         service = services.get(body[-1])
         return [wire.OK if service is not None and service.workers else wire.NOT_FOUND]
     if name == wire.MMI_SERVICES:
-        return [wire.OK, _json([_service(service) for service in services.values()])]
+        return [wire.OK, _json([_service(services[name]) for name in sorted(services)])]
     if name == wire.MMI_WORKERS:
         return [wire.OK, _json([_worker(worker, now) for worker in workers.values()])]
     if name == wire.MMI_STATISTICS:
