@@ -1,0 +1,7 @@
+"""The Pirates: reliable request-reply with retrying clients and queues (6/PPP; Guide chapter 4)."""
+
+from zpatterns.handlers import Request
+from zpatterns.pirate.queue import ParanoidPirateQueue, SimplePirateQueue
+from zpatterns.pirate.worker import ParanoidPirateWorker, SimplePirateWorker
+
+__all__ = ["ParanoidPirateQueue", "ParanoidPirateWorker", "Request", "SimplePirateQueue", "SimplePirateWorker"]

@@ -1,0 +1,78 @@
+"""The Simple Pirate queue as a state machine (Guide chapter 4). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from zpatterns.core import Frames
+from zpatterns.pirate.events import WorkerLost, WorkerRegistered
+from zpatterns.pirate.queue_core import QueueCore
+from zpatterns.pirate.queue_state import Request, Worker
+from zpatterns.pirate.wire import READY, SIMPLE, Dialect, envelope_depth
+
+
+class SimpleQueueCore(QueueCore):
+    """A worker is what said READY or sent a reply: a REQ does either only when it can take a request next.
+
+    Nothing is heard of a worker between a request and its reply, so one that is slow is not told from one that is dead:
+    a request in its hands comes back only when `worker_timeout` is over.
+    """
+
+    DIALECT: ClassVar[Dialect] = SIMPLE
+
+    def _receive_workers(self, batch: Iterable[Frames], now: float) -> None:
+        busy = self._busy
+        for frames in batch:
+            count = len(frames)
+            if count < 3 or frames[1]:
+                self._drops.add("invalid")
+                continue
+            worker = busy.get(frames[0])
+            if worker is not None:
+                request = worker.request
+                assert request is not None
+                depth = request.depth
+                if count > depth + 2 and frames[2 : depth + 2] == request.frames[:depth]:
+                    worker.request = None
+                    del busy[worker.id]
+                    self._replies += 1
+                    self._front.append(frames[2:])
+                    self._ready(worker, now)
+                    continue
+            if count > 3 and envelope_depth(frames, 2):
+                # Late, after its time was over or from before this queue's start; or to somebody else's request.
+                self._drops.add("late" if worker is None else "unexpected")
+                self._is_ready(frames[0], worker, now)
+            elif count == 3 and frames[2] == READY:
+                self._is_ready(frames[0], worker, now)
+            else:
+                self._drops.add("invalid")
+
+    def _is_ready(self, peer: bytes, worker: Worker | None, now: float) -> None:
+        """A worker, `worker` if it is busy, has said that it can take a request, though not with the reply it owes."""
+        if worker is not None:
+            # It began anew, or a lying one did not say what it was asked for.
+            self._lose(worker, WorkerLost(peer, "began anew"), now)
+        elif peer in self._idle:
+            return
+        elif len(self._idle) + len(self._busy) >= self.options.workers_max and not self._forget_busy(now):
+            self._drops.add("too-many-workers")
+            return
+        self._events.append(WorkerRegistered(peer))
+        self._ready(Worker(peer), now)
+
+    def _forget_busy(self, now: float) -> bool:
+        """Forget the worker that has been busy for longest, most likely dead for long. Returns whether there is one."""
+        if not self._busy:
+            return False
+        worker = next(iter(self._busy.values()))
+        self._lose(worker, WorkerLost(worker.id, "too many workers"), now)
+        return True
+
+    def _assign(self, worker: Worker, request: Request, now: float) -> None:
+        super()._assign(worker, request, now)
+        if self._timeout is None:
+            # What is not sent again need not be kept, for a worker that may never answer; its delivery, if that fails,
+            # comes back whole.
+            request.frames = request.frames[: request.depth]

@@ -1,0 +1,55 @@
+"""Frames of Simple and Paranoid Pirate (6/PPP; Guide chapter 4). Pure.
+
+Frames are given as the peer's own socket sends them; a ROUTER sees the routing id before them.
+
+A request or reply is an envelope and a body. The envelope is the address stack that the ROUTERs on the way have built,
+and the empty frame that ends it: ``[client, ""]`` for a REQ client, more where there are more hops. The body is at
+least one frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zpatterns.core import Frames
+
+EMPTY = b""
+READY = b"\x01"
+HEARTBEAT = b"\x02"
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What tells the two patterns apart on the wire of a worker: the `head` before everything, and heartbeats."""
+
+    head: tuple[bytes, ...]
+    has_heartbeats: bool
+
+
+SIMPLE = Dialect((EMPTY,), False)
+"""A worker is a REQ, or a DEALER that sends as one does."""
+
+PARANOID = Dialect((), True)
+"""A worker is a DEALER."""
+
+
+def envelope_depth(frames: Frames, start: int = 0) -> int:
+    """Where the body begins: behind the first empty frame from `start` on. 0 if there is no such frame, or no body."""
+    try:
+        depth = frames.index(EMPTY, start) + 1
+    except ValueError:
+        return 0
+    return depth if depth < len(frames) else 0
+
+
+# Lazy Pirate (Guide chapter 4): REQ to REP, and so an envelope of one empty frame.
+
+
+def lazy_request(body: Frames) -> Frames:
+    """A request as a REQ sends it."""
+    return [EMPTY, *body]
+
+
+def lazy_reply(frames: Frames) -> Frames | None:
+    """The body of a reply as a REQ receives it, or None where `frames` is none."""
+    return frames[1:] if len(frames) > 1 and not frames[0] else None
