@@ -1,0 +1,6 @@
+"""Freelance: reliable requests without a broker (10/FLP; Guide chapter 4, "Brokerless Reliability")."""
+
+from zpatterns.freelance.server import FreelanceServer
+from zpatterns.handlers import Request
+
+__all__ = ["FreelanceServer", "Request"]
