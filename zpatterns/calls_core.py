@@ -33,6 +33,16 @@ from zpatterns.wire import NOT_STARTED, parse_error
 
 
 @dataclass(frozen=True, slots=True)
+class AttemptFailed(Event):
+    """An attempt had no answer in time, or was refused, and is given up or repeated."""
+
+    level: ClassVar[str] = "warning"
+    endpoint: str
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class CallOptions:
     """Limits and times of calls, in seconds.
 
@@ -134,8 +144,8 @@ class Connection(Generic[C]):
 class CallsCore(Generic[C]):
     """Makes calls of attempts. The front end numbers the calls; each ends with one Deliver(last) or one Fail.
 
-    A pattern has its own ``start_call``, which checks nothing and ends in :meth:`_start`, and fills in
-    :meth:`_request`, :meth:`_answered` and the texts.
+    A pattern has its own ``start_call``, which ends in :meth:`_start`, and says how its frames look in
+    :meth:`_request` and :meth:`_answered`.
     """
 
     PORTS: ClassVar[tuple[str, ...]] = ()
@@ -174,11 +184,12 @@ class CallsCore(Generic[C]):
 
     def _no_answer(self, call: C, elapsed: float) -> str:
         """The text of the error for a call whose attempts had no answer."""
-        raise NotImplementedError
+        servers = " or ".join(self._endpoints)
+        return f"no answer from {servers} within {elapsed:.3g} s ({times(call.attempts)}); is the server there?"
 
     def _tell_failed(self, call: C, endpoint: str, reason: str) -> Event:
         """The event that tells of a failed attempt."""
-        raise NotImplementedError
+        return AttemptFailed(endpoint, call.attempts, reason)
 
     def _service(self, call: C) -> str | None:
         """What the errors say was called, where there is more than one thing to call."""
