@@ -1,4 +1,4 @@
-"""Seeded defects of the Majordomo cores, each of which the simulator must notice: ``python -m tests.sim.mutants``.
+"""Seeded defects of the cores, each of which the simulator must notice: ``python -m tests.sim.mutants``.
 
 Each is one change to the text of one module, made while the module is imported, in a process of its own; no file is
 touched. The cores' own `check_invariants` is never called by the simulator: what catches a mutant are the checkers that
@@ -17,11 +17,12 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import click
+
+from tests.sim.mutant import Mutant
 
 ROOT = Path(__file__).parent.parent.parent
 SEEDS = 2000
@@ -33,23 +34,7 @@ CLIENT = "zpatterns.mdp.client_core"
 CALLS = "zpatterns.calls_core"
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """In `module`, the one place that reads `old` reads `new`."""
-
-    name: str
-    module: str
-    old: str
-    new: str
-
-    def apply(self, source: str) -> str:
-        """The changed text. Errors: ValueError unless `old` is there exactly once."""
-        if source.count(self.old) != 1:
-            raise ValueError(f"{self.name}: {self.old!r} is in {self.module} {source.count(self.old)} times, not once")
-        return source.replace(self.old, self.new)
-
-
-MUTANTS: Sequence[Mutant] = (
+MAJORDOMO: Sequence[Mutant] = (
     Mutant(
         "lost-workers-request-is-dropped", BROKER, "            self._requeue(request, now)\n", "            pass\n"
     ),
@@ -263,6 +248,10 @@ MUTANTS: Sequence[Mutant] = (
 )
 
 
+MUTANTS: Sequence[Mutant] = (*MAJORDOMO,)
+"""Those of every pattern; each has a module of its own, tests/sim/mutants_NAME.py."""
+
+
 class _Finder(importlib.abc.MetaPathFinder):
     """Has one module compiled from changed text."""
 
@@ -293,10 +282,11 @@ def hunt(mutant: Mutant, seeds: range) -> str | None:
     """In this process, from now on mutated: the first seed that shows it and what it broke, or None."""
     assert mutant.module not in sys.modules, "import nothing of the cores before"
     sys.meta_path.insert(0, _Finder(mutant))
-    from zpatterns.testing.mdp import MajordomoWorld
+    from zpatterns.testing.simulate import world_class
 
+    world = world_class(mutant.pattern)
     for seed in seeds:
-        violation = MajordomoWorld(seed).run()
+        violation = world(seed).run()
         if violation is not None:
             return f"seed {seed}: {violation}"
     return None
@@ -321,7 +311,7 @@ def run(mutant: Mutant, seeds: range, timeout: float = 600.0) -> tuple[bool, str
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Which defects of the Majordomo cores does the simulator notice?")
+    parser = argparse.ArgumentParser(description="Which defects of the cores does the simulator notice?")
     parser.add_argument("names", nargs="*", help="only these")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="worlds a mutant may survive (default: %(default)s)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (default: %(default)s)")

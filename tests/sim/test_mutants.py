@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.sim.mutants import MUTANTS, ROOT, SEEDS, Mutant, run
+from tests.sim.mutant import Mutant
+from tests.sim.mutants import MUTANTS, ROOT, SEEDS, run
 
 QUICK = (
     "lost-workers-request-is-dropped",
