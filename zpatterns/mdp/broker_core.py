@@ -339,7 +339,7 @@ class BrokerCore:
             self._backlog.append_first(request)
 
     def _forget_if_unused(self, service: Service) -> None:
-        if not service.workers and not service.queued and self._services.pop(service.name, None):
+        if not service.workers and not service.queued and self._services.pop(service.name, None) is not None:
             self._workerless -= 1
 
     # Messages out.
