@@ -14,15 +14,16 @@ from zpatterns.testing.ledger import Ledger
 from zpatterns.testing.mdp_hostile import HostileNode
 from zpatterns.testing.mdp_nodes import BrokerNode, ClientNode, WorkerNode
 from zpatterns.testing.mdp_observer import MajordomoObserver
-from zpatterns.testing.world import World
+from zpatterns.testing.serving import ServingWorld
 from zpatterns.timing import Liveness
 
 
-class MajordomoWorld(World):
+class MajordomoWorld(ServingWorld):
     """One or two brokers, workers of both protocol versions, asyncio and blocking clients, and a hostile peer."""
 
     name = "mdp"
-    fault_classes: ClassVar[tuple[str, ...]] = (*World.fault_classes, "drain")
+    observer: MajordomoObserver
+    fault_classes: ClassVar[tuple[str, ...]] = (*ServingWorld.fault_classes, "drain")
     behaviours: ClassVar[tuple[str, ...]] = (
         "slow",
         "raise",

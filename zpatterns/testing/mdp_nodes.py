@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from zpatterns.core import Cancel, Command, Deliver, Fail, Run, ServiceCore, SocketKind
+from zpatterns.core import Command, Deliver, Fail, SocketKind
 from zpatterns.errors import QueueFull
 from zpatterns.mdp.broker_core import PORT, BrokerCore
 from zpatterns.mdp.broker_state import BrokerOptions
 from zpatterns.mdp.client_core import ClientCore, ClientOptions
 from zpatterns.mdp.worker_core import WorkerCore
-from zpatterns.service import GOODBYE_LINGER, PEERS_READ
 from zpatterns.sockets import SocketSettings
-from zpatterns.testing.driving import CallerDriver, SimDriver, SimLink
-from zpatterns.testing.ledger import Call, HandlerRun
+from zpatterns.testing.driving import CallerDriver, SimDriver
+from zpatterns.testing.ledger import Call
+from zpatterns.testing.serving import ServingNode, SimLane, leave
 from zpatterns.testing.world import Node
 from zpatterns.timing import Liveness
 
 if TYPE_CHECKING:
     from zpatterns.testing.mdp import MajordomoWorld
-
-
-_WAYS = ("slow", "raise", "hang", "stream", "stream", "flood")
-"""What a handler may do but answer at once; named twice, it is twice as likely."""
 
 
 class BrokerNode(Node):
@@ -42,13 +37,13 @@ class BrokerNode(Node):
 
     def leave(self, drain: float) -> None:
         """SIGTERM: what :meth:`zpatterns.service.Service.stop` does, and the end of the process."""
-        _leave(self, [self.driver], drain)
+        leave(self, [self.driver], drain)
 
     def _no_command(self, command: Command) -> None:
         raise AssertionError(f"a broker core asked for {command!r}")
 
 
-class WorkerNode(Node):
+class WorkerNode(ServingNode):
     """A worker's process, with one core a lane."""
 
     def __init__(
@@ -96,94 +91,7 @@ class WorkerNode(Node):
 
     def leave(self, drain: float) -> None:
         """SIGTERM."""
-        _leave(self, [lane.driver for lane in self.lanes], drain)
-
-
-class SimLane:
-    """Runs the handler of one core as :class:`zpatterns.handlers.Lane` does, but what it does is drawn."""
-
-    def __init__(self, node: WorkerNode, number: int, core: WorkerCore, settings: SocketSettings) -> None:
-        self.node = node
-        self.number = number
-        self.core = core
-        self.driver = SimDriver(node, core, settings=settings, rng=node.chance, on_command=self._on_command)
-        self._running: dict[int, HandlerRun] = {}
-        self._hanging: list[Callable[[], None]] = []
-
-    @property
-    def links(self) -> list[SimLink]:
-        """Its sockets."""
-        return [link for link in self.driver.links.values() if isinstance(link, SimLink)]
-
-    def release(self) -> None:
-        """Handlers that hang return."""
-        hanging, self._hanging = self._hanging, []
-        for end in hanging:
-            self.node.later(self.driver.now(), end)
-
-    def _on_command(self, command: Command) -> None:
-        if isinstance(command, Cancel):
-            if self.node.is_async and command.run in self._running:
-                self.node.later(self.driver.now(), self._fail, command.run, "cancelled")
-            return
-        assert isinstance(command, Run)
-        world, node = self.node.world, self.node
-        if self._running:
-            world.violate("R3", f"{node.name} was given a second request while its handler runs")
-        world.observer.run_begins(node, command.client, command.frames)
-        run = world.ledger.run(node, node.service, command.frames)
-        if run is not None:
-            self._running[command.run] = run
-            self._start(command.run, run)
-
-    def _start(self, number: int, run: HandlerRun) -> None:
-        world, chance = self.node.world, self.node.chance
-        now, short = self.driver.now(), world.lease * 0.01
-        ways = ["instant"]
-        if world.phase == "faults":
-            ways += [way for way in _WAYS if way in world.active_behaviours]
-        way = chance.pick(ways)
-        if way == "hang":
-            self._hanging.append(lambda: self._return(number))
-        elif way == "raise":
-            self.node.later(now + short * chance.random(), self._fail, number, "Boom")
-        elif way in ("stream", "flood"):
-            parts = 1 + chance.below(7) if way == "stream" else 20 + chance.below(chance.pick((50, 50, 400)))
-            gap = world.lease * 0.3 * chance.random() if way == "stream" else 0.0
-            ending = self._raise if "raise" in world.active_behaviours and chance.happens(0.3) else self._return
-            self.node.later(now + gap, self._part, number, parts, gap, ending)
-        else:
-            delay = world.lease * 1.5 * chance.random() if way == "slow" else short * chance.random()
-            self.node.later(now + delay, self._return, number)
-
-    def _part(self, number: int, left: int, gap: float, then: Callable[[int], None]) -> None:
-        run = self._running.get(number)
-        if run is None:
-            return
-        now = self.driver.now()
-        if self.driver._blocked:
-            # Lane awaits `uncongested` before it asks the handler for more.
-            self.node.later(now + 0.01, self._part, number, left, gap, then)
-            return
-        self.driver.call(self.core.handler_partial, number, run.says(self.node.chance.below(3)), now)
-        if left > 1:
-            self.node.later(now + gap, self._part, number, left - 1, gap, then)
-        else:
-            self.node.later(now + gap, then, number)
-
-    def _return(self, number: int) -> None:
-        run = self._running.pop(number, None)
-        if run is not None:
-            frames = run.returns(self.node.chance.below(3))
-            self.driver.call(self.core.handler_done, number, frames, self.driver.now())
-
-    def _raise(self, number: int) -> None:
-        self._fail(number, "Boom")
-
-    def _fail(self, number: int, code: str) -> None:
-        run = self._running.pop(number, None)
-        if run is not None:
-            self.driver.call(self.core.handler_failed, number, code, run.raises(), self.driver.now())
+        leave(self, [lane.driver for lane in self.lanes], drain)
 
 
 class ClientNode(Node):
@@ -318,29 +226,3 @@ class ClientNode(Node):
 
     def _ended(self, call: Call) -> None:
         self.open.pop(call.number, None)
-
-
-def _leave(node: Node, drivers: Sequence[SimDriver], drain: float) -> None:
-    """What :meth:`zpatterns.service.Service.stop` does, and then the end of the process."""
-    deadline = node.world.clock.now() + drain
-    for driver in drivers:
-        if not driver.closed:
-            driver.call(cast(ServiceCore, driver.core).drain, driver.now())
-
-    def look() -> None:
-        now = node.world.clock.now()
-        open_drivers = [driver for driver in drivers if not driver.closed]
-        if now < deadline and not all(cast(ServiceCore, driver.core).drained for driver in open_drivers):
-            node.later(now + drain / 20, look)
-            return
-        for driver in open_drivers:
-            driver.call(cast(ServiceCore, driver.core).shut_down, now)
-        is_server = any(link.routed for driver in open_drivers for link in driver.links.values())
-        node.later(now + PEERS_READ if drain > 0 and is_server else now, end)
-
-    def end() -> None:
-        for driver in drivers:
-            driver.close(GOODBYE_LINGER)
-        node.later(node.world.clock.now() + GOODBYE_LINGER, node.kill)
-
-    look()

@@ -16,7 +16,8 @@ from zpatterns.testing.world import Node, Observer
 if TYPE_CHECKING:
     from zpatterns.testing.ledger import Call
     from zpatterns.testing.mdp import MajordomoWorld
-    from zpatterns.testing.mdp_nodes import BrokerNode, ClientNode, WorkerNode
+    from zpatterns.testing.mdp_nodes import BrokerNode, ClientNode
+    from zpatterns.testing.serving import ServingNode
 
 
 class Parsed(NamedTuple):
@@ -369,7 +370,7 @@ class MajordomoObserver(Observer):
         if watch is not None:
             watch.failed(frames)
 
-    def run_begins(self, node: WorkerNode, caller: bytes, frames: Frames) -> None:
+    def run_begins(self, node: ServingNode, caller: bytes, frames: Frames) -> None:
         """A handler is about to be started."""
         key = (caller, frames[0])
         self._runs[key] = runs = self._runs.get(key, 0) + 1

@@ -1,0 +1,157 @@
+"""What any simulated process with a handler does: its handler is drawn, and it ends as a real service does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol, cast
+
+from zpatterns.core import Cancel, Command, Core, Frames, Run, ServiceCore
+from zpatterns.handlers import HandlerCore
+from zpatterns.service import GOODBYE_LINGER, PEERS_READ
+from zpatterns.sockets import SocketSettings
+from zpatterns.testing.driving import SimDriver, SimLink
+from zpatterns.testing.world import Node, World
+
+if TYPE_CHECKING:
+    from zpatterns.testing.ledger import HandlerRun, Ledger
+
+_WAYS = ("slow", "raise", "hang", "stream", "stream", "flood")
+"""What a handler may do but answer at once; named twice, it is twice as likely."""
+
+
+class RunObserver(Protocol):
+    """Who is told that a handler starts."""
+
+    def run_begins(self, node: ServingNode, caller: bytes, frames: Frames) -> None: ...
+
+
+class ServingWorld(World):
+    """A world in which handlers answer calls. It keeps a book of them, and somebody watches the handlers."""
+
+    ledger: Ledger
+    observer: RunObserver
+
+
+class ServingNode(Node):
+    """A process with handlers."""
+
+    world: ServingWorld
+    service: str
+    is_async: bool
+
+
+class LaneCore(Core, HandlerCore, Protocol):
+    """A core that asks for runs of a handler."""
+
+
+class SimLane:
+    """Runs the handler of one core as :class:`zpatterns.handlers.Lane` does, but what it does is drawn."""
+
+    def __init__(self, node: ServingNode, number: int, core: LaneCore, settings: SocketSettings) -> None:
+        self.node = node
+        self.number = number
+        self.core = core
+        self.driver = SimDriver(node, core, settings=settings, rng=node.chance, on_command=self._on_command)
+        self._running: dict[int, HandlerRun] = {}
+        self._hanging: list[Callable[[], None]] = []
+
+    @property
+    def links(self) -> list[SimLink]:
+        """Its sockets."""
+        return [link for link in self.driver.links.values() if isinstance(link, SimLink)]
+
+    def release(self) -> None:
+        """Handlers that hang return."""
+        hanging, self._hanging = self._hanging, []
+        for end in hanging:
+            self.node.later(self.driver.now(), end)
+
+    def _on_command(self, command: Command) -> None:
+        if isinstance(command, Cancel):
+            if self.node.is_async and command.run in self._running:
+                self.node.later(self.driver.now(), self._fail, command.run, "cancelled")
+            return
+        assert isinstance(command, Run)
+        world, node = self.node.world, self.node
+        if self._running:
+            world.violate("R3", f"{node.name} was given a second request while its handler runs")
+        world.observer.run_begins(node, command.client, command.frames)
+        run = world.ledger.run(node, node.service, command.frames)
+        if run is not None:
+            self._running[command.run] = run
+            self._start(command.run, run)
+
+    def _start(self, number: int, run: HandlerRun) -> None:
+        world, chance = self.node.world, self.node.chance
+        now, short = self.driver.now(), world.lease * 0.01
+        ways = ["instant"]
+        if world.phase == "faults":
+            ways += [way for way in _WAYS if way in world.active_behaviours]
+        way = chance.pick(ways)
+        if way == "hang":
+            self._hanging.append(lambda: self._return(number))
+        elif way == "raise":
+            self.node.later(now + short * chance.random(), self._fail, number, "Boom")
+        elif way in ("stream", "flood"):
+            parts = 1 + chance.below(7) if way == "stream" else 20 + chance.below(chance.pick((50, 50, 400)))
+            gap = world.lease * 0.3 * chance.random() if way == "stream" else 0.0
+            ending = self._raise if "raise" in world.active_behaviours and chance.happens(0.3) else self._return
+            self.node.later(now + gap, self._part, number, parts, gap, ending)
+        else:
+            delay = world.lease * 1.5 * chance.random() if way == "slow" else short * chance.random()
+            self.node.later(now + delay, self._return, number)
+
+    def _part(self, number: int, left: int, gap: float, then: Callable[[int], None]) -> None:
+        run = self._running.get(number)
+        if run is None:
+            return
+        now = self.driver.now()
+        if self.driver._blocked:
+            # Lane awaits `uncongested` before it asks the handler for more.
+            self.node.later(now + 0.01, self._part, number, left, gap, then)
+            return
+        self.driver.call(self.core.handler_partial, number, run.says(self.node.chance.below(3)), now)
+        if left > 1:
+            self.node.later(now + gap, self._part, number, left - 1, gap, then)
+        else:
+            self.node.later(now + gap, then, number)
+
+    def _return(self, number: int) -> None:
+        run = self._running.pop(number, None)
+        if run is not None:
+            frames = run.returns(self.node.chance.below(3))
+            self.driver.call(self.core.handler_done, number, frames, self.driver.now())
+
+    def _raise(self, number: int) -> None:
+        self._fail(number, "Boom")
+
+    def _fail(self, number: int, code: str) -> None:
+        run = self._running.pop(number, None)
+        if run is not None:
+            self.driver.call(self.core.handler_failed, number, code, run.raises(), self.driver.now())
+
+
+def leave(node: Node, drivers: Sequence[SimDriver], drain: float) -> None:
+    """What :meth:`zpatterns.service.Service.stop` does, and then the end of the process."""
+    deadline = node.world.clock.now() + drain
+    for driver in drivers:
+        if not driver.closed:
+            driver.call(cast(ServiceCore, driver.core).drain, driver.now())
+
+    def look() -> None:
+        now = node.world.clock.now()
+        open_drivers = [driver for driver in drivers if not driver.closed]
+        if now < deadline and not all(cast(ServiceCore, driver.core).drained for driver in open_drivers):
+            node.later(now + drain / 20, look)
+            return
+        for driver in open_drivers:
+            driver.call(cast(ServiceCore, driver.core).shut_down, now)
+        is_server = any(link.routed for driver in open_drivers for link in driver.links.values())
+        node.later(now + PEERS_READ if drain > 0 and is_server else now, end)
+
+    def end() -> None:
+        for driver in drivers:
+            driver.close(GOODBYE_LINGER)
+        node.later(node.world.clock.now() + GOODBYE_LINGER, node.kill)
+
+    look()
