@@ -371,11 +371,72 @@ class TestStopping:
             thread.join(DEADLINE)
             assert not thread.is_alive()
 
-    def test_after_it_has_ended(self):
+    def test_after_it_has_ended_it_is_for_the_next_run(self):
         reactor = Reactor()
         reactor.stop()
         reactor.run()
         reactor.stop()
+        thread = threading.Thread(target=reactor.run, daemon=True)
+        thread.start()
+        thread.join(DEADLINE)
+        assert not thread.is_alive(), "none was running, so it was meant for this one"
+
+    def test_in_the_very_moment_the_next_run_begins(self):
+        """The loop of the last run is closed by then, and that of the next may not be there yet."""
+        reactor = Reactor()
+        for _ in range(100):
+            thread = threading.Thread(target=reactor.run, daemon=True)
+            thread.start()
+            reactor.stop()
+            thread.join(DEADLINE)
+            assert not thread.is_alive()
+
+    def test_between_two_runs_in_one_loop(self):
+        async def main():
+            reactor = Reactor()
+            reactor.stop()
+            await reactor.serve()
+            reactor.stop()
+            await reactor.serve()
+
+        run(main())
+
+    def test_one_that_comes_too_late_for_a_run_is_not_taken_by_the_next(self, monkeypatch):
+        """A thread that says stop is slow: when its word arrives the run has ended by itself."""
+
+        async def main():
+            reactor = Reactor()
+            loop = asyncio.get_running_loop()
+            first, second = ExampleService(), ExampleService()
+            serving = asyncio.create_task(reactor.serve(first))
+            await eventually(lambda: "*" not in first.endpoint, "the first run")
+            on_their_way: list[tuple] = []
+            with monkeypatch.context() as slow:
+                slow.setattr(loop, "call_soon_threadsafe", lambda *call: on_their_way.append(call))
+                reactor.stop()
+            serving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await serving
+            serving = asyncio.create_task(reactor.serve(second))
+            await eventually(lambda: "*" not in second.endpoint, "the second run")
+            for callback, *arguments in on_their_way:
+                callback(*arguments)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert len(on_their_way) == 1
+            assert "drain" not in second.core.trace
+            reactor.stop()
+            await serving
+            assert "drain" in second.core.trace
+
+        run(main())
+
+    def test_from_a_signal_handler_at_any_moment(self):
+        """It runs in the midst of whatever its thread does, so nothing that it needs may be held there."""
+        reactor = Reactor()
+        with reactor._lock:
+            reactor.stop()
+        reactor.run()
 
     def test_twice_is_at_once(self):
         service = ExampleService()

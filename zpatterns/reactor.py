@@ -137,6 +137,21 @@ class ReactorDriver(Driver):
         self._guarded_timer()
 
 
+class _Run:
+    """One call of :meth:`Reactor.serve`, and how it is ended: a word for one run never reaches another."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.stop = asyncio.Event()
+        self.abort = asyncio.Event()
+
+    def on_signal(self) -> None:
+        """Stop; the second time at once. On the loop's thread."""
+        if self.stop.is_set():
+            self.abort.set()
+        self.stop.set()
+
+
 class Reactor:
     """One ``zmq.Context`` and one event loop, shared by any number of services.
 
@@ -156,10 +171,9 @@ class Reactor:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._io_loop: IOLoop | None = None
         self._ended: asyncio.Event | None = None
-        self._stop: asyncio.Event | None = None
-        self._abort: asyncio.Event | None = None
-        self._lock = threading.Lock()
-        self._stop_early = False
+        self._run: _Run | None = None  # the one that stop() is for
+        self._stop_early = False  # for the next, when there is none
+        self._lock = threading.RLock()  # a signal's handler may call stop() in the midst of anything
 
     @classmethod
     def current(cls) -> Reactor:
@@ -229,48 +243,48 @@ class Reactor:
     async def serve(self, *services: Runnable, drain: float = 5.0) -> None:
         """:meth:`run` inside a loop that is running already."""
         self._bind_loop(asyncio.get_running_loop())
+        run = _Run(self.loop)
         with self._lock:
-            self._stop, self._abort = asyncio.Event(), asyncio.Event()
+            self._run = run
             if self._stop_early:
                 self._stop_early = False
-                self._stop.set()
+                run.stop.set()
         started: list[Runnable] = []
-        with self._signals():
-            try:
-                for service in services:
-                    await service.start(self)
-                    started.append(service)
-                await self._stop.wait()
-            except BaseException:
-                await self._stop_all(started, 0.0)
-                raise
-            await self._stop_all(started, drain)
+        try:
+            with self._signals(run):
+                try:
+                    for service in services:
+                        await service.start(self)
+                        started.append(service)
+                    await run.stop.wait()
+                except BaseException:
+                    await self._stop_all(started, 0.0, run.abort)
+                    raise
+                await self._stop_all(started, drain, run.abort)
+        finally:
+            with self._lock:
+                if self._run is run:
+                    self._run = None
 
     def stop(self) -> None:
-        """End :meth:`run` as a signal would. Safe from any thread; a second call stops at once."""
+        """End :meth:`run` as a signal would, or the next one at once if none is running. Safe from any thread and
+        from signal handlers. A second call while it drains stops it at once."""
         with self._lock:
-            loop = self._loop
-            if loop is None or self._stop is None:
+            run = self._run
+            if run is None:
                 self._stop_early = True
                 return
-        with contextlib.suppress(RuntimeError):  # the loop has ended already
-            loop.call_soon_threadsafe(self._on_signal)
+        with contextlib.suppress(RuntimeError):  # that run has ended meanwhile, and its loop with it
+            run.loop.call_soon_threadsafe(run.on_signal)
 
-    def _on_signal(self) -> None:
-        assert self._stop is not None and self._abort is not None
-        if self._stop.is_set():
-            self._abort.set()
-        self._stop.set()
-
-    async def _stop_all(self, services: Sequence[Runnable], drain: float) -> None:
-        assert self._abort is not None
+    async def _stop_all(self, services: Sequence[Runnable], drain: float, abort: asyncio.Event) -> None:
         deadline = self.loop.time() + drain
         for service in reversed(services):
             left = max(0.0, deadline - self.loop.time())
-            if self._abort.is_set() or not left:
+            if abort.is_set() or not left:
                 await service.stop(drain=0.0)
                 continue
-            if not await _unless(self._abort, service.stop(drain=left)):
+            if not await _unless(abort, service.stop(drain=left)):
                 await service.stop(drain=0.0)
 
     def _bind_loop(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -282,19 +296,19 @@ class Reactor:
             self._current[loop] = weakref.ref(self)
 
     @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
+    def _signals(self, run: _Run) -> Iterator[None]:
         """Take SIGINT and SIGTERM while inside; only the main thread can."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        loop = self.loop
+        loop = run.loop
         taken = (signal.SIGINT, signal.SIGTERM)
         before = {number: signal.getsignal(number) for number in taken}
         for number in taken:
             try:
-                loop.add_signal_handler(number, self._on_signal)
+                loop.add_signal_handler(number, run.on_signal)
             except NotImplementedError:  # Windows
-                signal.signal(number, lambda *_: loop.call_soon_threadsafe(self._on_signal))
+                signal.signal(number, lambda *_: loop.call_soon_threadsafe(run.on_signal))
         try:
             yield
         finally:
