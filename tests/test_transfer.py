@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import gc
@@ -21,7 +22,7 @@ from tests.broken_wire import Wire
 from tests.waiting import until
 from zpatterns import transfer as transfer_module
 from zpatterns.core import Frames
-from zpatterns.sockets import new_context
+from zpatterns.sockets import POLLIN, POLLOUT, new_context
 from zpatterns.transfer import COMPILED, CompiledTransfer, PlainTransfer, Transfer, plain_transfer, transfer
 
 ROOT = Path(__file__).parent.parent
@@ -138,6 +139,30 @@ class TestReceiving:
         assert caught.value.errno == zmq.EFSM
 
 
+class TestEvents:
+    def test_of_a_socket_without_a_peer(self, connect):
+        pair = connect()
+        pair.other.close()
+        until(lambda: pair.transfer.events() == 0, "the end of the connection")
+
+    def test_a_message_that_waits_and_room_for_more(self, connect):
+        pair = connect(hwm=1)
+        until(lambda: pair.transfer.events() == POLLOUT, "room")
+        pair.other.send(b"x")
+        until(lambda: pair.transfer.events() == POLLIN | POLLOUT, "the message")
+        pair.receive(1)
+        assert pair.transfer.events() == POLLOUT
+        while not pair.transfer.send([[b"x"]], 0, 1)[1]:
+            pass
+        assert pair.transfer.events() == 0
+
+    def test_of_a_closed_socket_crash_nothing(self, connect):
+        pair = connect()
+        pair.mine.close()
+        with contextlib.suppress(zmq.ZMQError):
+            assert not pair.transfer.events() & POLLIN
+
+
 class TestSending:
     def test_every_shape_of_message(self, connect):
         pair = connect()
@@ -185,7 +210,7 @@ class TestSending:
 
 def send_through(wire: Wire, messages: list[Frames], request: pytest.FixtureRequest, way: str) -> list[Any]:
     """What each :meth:`Transfer.send` said until all were sent or had failed."""
-    made = PlainTransfer(lambda: None, wire, False) if way == "plain" else compiled_over(wire, request)
+    made = PlainTransfer(list, lambda: None, wire, False) if way == "plain" else compiled_over(wire, request)
     said, at = [], 0
     while at < len(messages):
         at, error, begun = made.send(messages, at, len(messages))
@@ -223,7 +248,7 @@ def compiled_over(wire: Wire, request: pytest.FixtureRequest) -> Transfer:
 
     real = [ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in transfer_module._FUNCTIONS]
     fake = list(real)
-    fake[3], fake[8] = ctypes.cast(send, ctypes.c_void_p).value, ctypes.cast(error, ctypes.c_void_p).value
+    fake[3], fake[9] = ctypes.cast(send, ctypes.c_void_p).value, ctypes.cast(error, ctypes.c_void_p).value
     module.load(*fake)
     keep = (send, error)
     request.addfinalizer(lambda: (module.load(*real), keep))

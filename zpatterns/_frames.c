@@ -16,7 +16,7 @@ typedef union {
     void *aligned;
 } message_t;
 
-enum { DONTWAIT = 1, SNDMORE = 2 };
+enum { DONTWAIT = 1, SNDMORE = 2, EVENTS = 15 };
 
 static struct {
     int (*init)(message_t *);
@@ -27,13 +27,15 @@ static struct {
     void *(*data)(message_t *);
     size_t (*size)(const message_t *);
     int (*close)(message_t *);
+    int (*get)(void *, int, void *, size_t *);
     int (*error)(void);
 } zmq;
 
 static PyObject *load(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    unsigned long long at[9];
-    if (!PyArg_ParseTuple(args, "KKKKKKKKK:load", at, at + 1, at + 2, at + 3, at + 4, at + 5, at + 6, at + 7, at + 8))
+    unsigned long long at[10];
+    if (!PyArg_ParseTuple(args, "KKKKKKKKKK:load", at, at + 1, at + 2, at + 3, at + 4, at + 5, at + 6, at + 7, at + 8,
+                          at + 9))
         return NULL;
     zmq.init = (int (*)(message_t *))(uintptr_t)at[0];
     zmq.init_size = (int (*)(message_t *, size_t))(uintptr_t)at[1];
@@ -43,7 +45,8 @@ static PyObject *load(PyObject *Py_UNUSED(module), PyObject *args)
     zmq.data = (void *(*)(message_t *))(uintptr_t)at[5];
     zmq.size = (size_t (*)(const message_t *))(uintptr_t)at[6];
     zmq.close = (int (*)(message_t *))(uintptr_t)at[7];
-    zmq.error = (int (*)(void))(uintptr_t)at[8];
+    zmq.get = (int (*)(void *, int, void *, size_t *))(uintptr_t)at[8];
+    zmq.error = (int (*)(void))(uintptr_t)at[9];
     Py_RETURN_NONE;
 }
 
@@ -60,6 +63,21 @@ static void *socket_of(PyObject *handle)
         PyErr_SetFromErrno(PyExc_OSError);
     }
     return socket;
+}
+
+static PyObject *events(PyObject *Py_UNUSED(module), PyObject *handle)
+{
+    void *socket = socket_of(handle);
+    int ready = 0;
+    size_t size = sizeof ready;
+    if (!socket)
+        return NULL;
+    while (zmq.get(socket, EVENTS, &ready, &size) < 0) {
+        errno = zmq.error();
+        if (errno != EINTR)
+            return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return PyLong_FromLong(ready);
 }
 
 /* One message as a list of bytes; NULL without an exception when there is none, or with one. A message of which
@@ -213,7 +231,8 @@ static PyObject *send_many(PyObject *Py_UNUSED(module), PyObject *const *args, P
 }
 
 static PyMethodDef methods[] = {
-    {"load", load, METH_VARARGS, "The addresses of the nine functions of libzmq."},
+    {"load", load, METH_VARARGS, "The addresses of the ten functions of libzmq."},
+    {"events", events, METH_O, "See zpatterns.transfer."},
     {"receive", (PyCFunction)(void (*)(void))receive, METH_FASTCALL, "See zpatterns.transfer."},
     {"send", (PyCFunction)(void (*)(void))send_many, METH_FASTCALL, "See zpatterns.transfer."},
     {NULL, NULL, 0, NULL},

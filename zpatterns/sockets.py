@@ -184,8 +184,6 @@ class Link:
     __slots__ = (
         "_boxed_bytes",
         "_boxes",
-        "_poll_both",
-        "_poll_in",
         "_settings",
         "_socket",
         "_transfer",
@@ -209,8 +207,6 @@ class Link:
         socket = context.socket(_KINDS[kind])
         self._socket = socket
         self._settings = settings
-        self._poll_in = [(socket, POLLIN)]
-        self._poll_both = [(socket, POLLIN | POLLOUT)]
         self.routed = kind is SocketKind.ROUTER
         self._transfer: Transfer = transfer(socket, self.routed)
         self._boxes: dict[bytes, _Outbox] = {}
@@ -263,8 +259,8 @@ class Link:
         The file descriptor is edge-triggered, and this question takes its signal away: ask after every drain and
         every send, and act on both answers.
         """
-        ready = zmq.zmq_poll(self._poll_both if self._boxes and not self.routed else self._poll_in, 0)
-        return int(ready[0][1]) if ready else 0
+        ready = self._transfer.events()
+        return ready if self._boxes and not self.routed else ready & POLLIN
 
     def receive(self, budget: int) -> list[Frames]:
         """Up to `budget` messages that have arrived; fewer once there are no more."""

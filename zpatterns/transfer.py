@@ -9,6 +9,7 @@ gives a batch of messages in one call. It is linked with nothing: it calls the l
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib
 from collections.abc import Callable
 from types import ModuleType
@@ -35,12 +36,16 @@ _FUNCTIONS = (
     "zmq_msg_data",
     "zmq_msg_size",
     "zmq_msg_close",
+    "zmq_getsockopt",
     "zmq_errno",
 )
 
 
 class Transfer(Protocol):
-    """One socket's messages. Neither call ever waits."""
+    """One socket's messages. No call ever waits."""
+
+    def events(self) -> int:
+        """What could be done now: POLLIN, POLLOUT, both or 0."""
 
     def receive(self, budget: int) -> list[Frames]:
         """Up to `budget` messages that have arrived; fewer once there are no more. Errors: zmq.ZMQError."""
@@ -52,12 +57,23 @@ class Transfer(Protocol):
 class PlainTransfer:
     """Through pyzmq's own calls, given as functions."""
 
-    __slots__ = ("_receive", "_routed", "_send")
+    __slots__ = ("_poll", "_receive", "_routed", "_send")
 
-    def __init__(self, receive: Callable[..., Any], send: Callable[[bytes, int], Any], routed: bool) -> None:
+    def __init__(
+        self,
+        poll: Callable[[], list[tuple[Any, int]]],
+        receive: Callable[..., Any],
+        send: Callable[[bytes, int], Any],
+        routed: bool,
+    ) -> None:
+        self._poll = poll
         self._receive = receive
         self._send = send
         self._routed = routed
+
+    def events(self) -> int:
+        ready = self._poll()
+        return int(ready[0][1]) if ready else 0
 
     def receive(self, budget: int) -> list[Frames]:
         recv, routed = self._receive, self._routed
@@ -114,6 +130,12 @@ class CompiledTransfer:
 
     # A closed socket's handle is 0, which is refused: what is freed is never touched.
 
+    def events(self) -> int:
+        try:
+            return self._module.events(self._socket.underlying)  # type: ignore[no-any-return]
+        except OSError as error:
+            raise zmq.ZMQError(error.errno) from None
+
     def receive(self, budget: int) -> list[Frames]:
         try:
             return self._module.receive(self._socket.underlying, budget)  # type: ignore[no-any-return]
@@ -150,7 +172,9 @@ COMPILED = _compiled is not None
 
 def plain_transfer(socket: zmq.Socket[bytes], routed: bool) -> Transfer:
     """The messages of `socket` through pyzmq; `routed`: whether frame 0 is a routing id."""
-    return PlainTransfer(socket.recv, zmq.backend.Socket.send.__get__(socket), routed)
+    # Faster than the option: pyzmq makes an enum's member of each option's number.
+    poll = functools.partial(zmq.zmq_poll, [(socket, zmq.POLLIN | zmq.POLLOUT)], 0)
+    return PlainTransfer(poll, socket.recv, zmq.backend.Socket.send.__get__(socket), routed)
 
 
 def transfer(socket: zmq.Socket[bytes], routed: bool) -> Transfer:

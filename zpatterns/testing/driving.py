@@ -44,7 +44,7 @@ class SimLink(Link):
         self._flushing = False
         self._swallowing = False
         self.routed = kind is SocketKind.ROUTER
-        self._transfer = PlainTransfer(self.sim.receive, self._push, self.routed)
+        self._transfer = PlainTransfer(list, self.sim.receive, self._push, self.routed)
         self.port = port
         self.closed = False
         self.oversize = 0
