@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+State = TypeVar("State", bound=enum.Enum)
+Input = TypeVar("Input", bound=enum.Enum)
 
 
 def state_diagram(
-    transitions: Mapping[tuple[enum.Enum, enum.Enum], tuple[Callable[..., Any] | None, enum.Enum]],
-    first: enum.Enum,
-    last: enum.Enum | None = None,
+    transitions: Mapping[tuple[State, Input], tuple[Callable[..., Any] | None, State]],
+    first: State,
+    last: State | None = None,
 ) -> str:
     """The text of a Mermaid diagram: `input / action` on each arrow, and what leads the same way on one."""
-    arrows: dict[tuple[enum.Enum, enum.Enum, str], list[str]] = {}
+    arrows: dict[tuple[State, State, str], list[str]] = {}
     for (before, what), (action, after) in transitions.items():
         done = "" if action is None else " / " + action.__name__.strip("_").replace("_", " ")
         arrows.setdefault((before, after, done), []).append(str(what.value))
