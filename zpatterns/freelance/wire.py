@@ -66,18 +66,16 @@ def parse_failover_reply(frames: Frames) -> Frames | None:
     return frames[1:] if len(frames) > 1 and not frames[0] else None
 
 
-def split_request(model: str, frames: Frames) -> tuple[Frames, Frames] | None:
-    """What a server's ROUTER received as the head that the reply repeats, and the body; None for no request.
+def rep_depth(model: str, frames: Frames) -> int:
+    """How many frames of what a ROUTER has received are envelope, where clients expect a REP; 0 for no request.
 
-    Addressed: routing id and control frame. The others speak as a REP does: the head ends with the first empty frame
-    behind the routing id. Shotgun: and the sequence after it; the body is exactly one frame.
+    It ends with the first empty frame behind the routing id. Shotgun: and the sequence after it; then comes exactly one
+    frame.
     """
-    if model == ADDRESSED:
-        return (frames[:2], frames[2:]) if len(frames) > 2 else None
     try:
-        at = frames.index(EMPTY, 1) + 1
+        depth = frames.index(EMPTY, 1) + 1
     except ValueError:
-        return None
+        return 0
     if model == SHOTGUN:
-        return (frames[: at + 1], frames[at + 1 :]) if len(frames) == at + 2 else None
-    return (frames[:at], frames[at:]) if len(frames) > at else None
+        return depth + 1 if len(frames) == depth + 2 else 0
+    return depth if len(frames) > depth else 0
