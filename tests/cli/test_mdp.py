@@ -318,6 +318,11 @@ def test_options_come_from_the_environment(endpoint, echo):
     assert output(result) == b"x\n"
 
 
+def test_json_may_be_wanted_by_the_environment(endpoint):
+    result = zpatterns("mdp", "services", "--connect", endpoint, env={"ZPATTERNS_MDP_SERVICES_JSON": "1"})
+    assert isinstance(json.loads(output(result)), list)
+
+
 def test_the_first_broker_may_be_dead(endpoint, echo, free_port):
     result = request(f"tcp://127.0.0.1:{free_port}", "--connect", endpoint, "echo", "x", "--timeout", "8")
     assert output(result) == b"x\n"

@@ -191,7 +191,13 @@ protocol_option = click.option(
     show_default=True,
     help="Version of Majordomo to speak.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _pass_as_json(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    ctx.params["as_json"] = wanted  # the environment's variable ends in JSON, the functions need that name for a module
+
+
+json_option = click.option("--json", is_flag=True, expose_value=False, callback=_pass_as_json, help="Print JSON.")
 log_format_option = click.option(
     "--log-format",
     type=click.Choice(["json", "console"]),
