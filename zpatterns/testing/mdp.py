@@ -11,7 +11,7 @@ from zpatterns.sockets import SocketSettings
 from zpatterns.testing.clock import Chance
 from zpatterns.testing.faults import Fault
 from zpatterns.testing.ledger import Ledger
-from zpatterns.testing.mdp_hostile import HostileNode
+from zpatterns.testing.mdp_hostile import HostileMajordomo
 from zpatterns.testing.mdp_nodes import BrokerNode, ClientNode, WorkerNode
 from zpatterns.testing.mdp_observer import MajordomoObserver
 from zpatterns.testing.serving import ServingWorld
@@ -110,9 +110,9 @@ class MajordomoWorld(ServingWorld):
         for worker in self.workers:
             worker.frailty = 2
         self.probe.frailty = 0
-        self.hostile: HostileNode | None = None
+        self.hostile: HostileMajordomo | None = None
         if "hostile" in self.active_behaviours:
-            self.hostile = HostileNode(self, "hostile", self._endpoints(draw), settings)
+            self.hostile = HostileMajordomo(self, "hostile", self._endpoints(draw), settings)
             self.hostile.frailty = 0
         for node in self.nodes.values():
             node.start()

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import zmq
-
-from zpatterns.core import Frames, SocketKind
+from zpatterns.core import Frames
 from zpatterns.sockets import SocketSettings
-from zpatterns.testing.simsocket import SimSocket
-from zpatterns.testing.world import Node
+from zpatterns.testing.hostile import HostileNode
 
 if TYPE_CHECKING:
     from zpatterns.testing.mdp import MajordomoWorld
@@ -25,53 +22,19 @@ _HEADS: tuple[Frames, ...] = (
 )
 
 
-class HostileNode(Node):
-    """Sends broken, unexpected and forged messages over some connections; from some of them it never reads.
+class HostileMajordomo(HostileNode):
+    """Sends broken, unexpected and forged messages.
 
     It registers only services of its own: a worker of a real service that lies is a handler that lies, and no broker
     can tell.
     """
 
     def __init__(self, world: MajordomoWorld, name: str, endpoints: list[str], settings: SocketSettings) -> None:
-        super().__init__(world, name)
+        super().__init__(world, name, endpoints, settings)
         self.world: MajordomoWorld = world
-        self._endpoints = endpoints
-        self._settings = settings
-        self._sockets: list[tuple[SimSocket, bool]] = []
         self._requests_left = 20
 
-    def boot(self) -> None:
-        self._sockets = []
-        for number in range(1 + self.chance.below(3)):
-            socket = SimSocket(self.world.network, self, SocketKind.DEALER, self._settings, f"{self.name}:{number}")
-            socket.connect(self.chance.pick(self._endpoints))
-            self._sockets.append((socket, self.chance.happens(0.7)))
-        self.later(self.world.clock.now(), self._attack)
-
-    def _attack(self) -> None:
-        chance, world = self.chance, self.world
-        if world.phase != "faults":
-            for socket, _ in self._sockets:
-                socket.close(0)
-            return
-        for socket, reads in self._sockets:
-            socket.process()
-            while reads and socket.receive() is not None:
-                pass
-            for _ in range(chance.pick((1, 1, 3, 30))):
-                self._send(socket, self._message())
-        self.later(world.clock.now() + world.lease * 0.2 * chance.random(), self._attack)
-
-    def _send(self, socket: SimSocket, frames: Frames) -> None:
-        try:
-            end = socket.choose(frames[0])
-        except zmq.Again:
-            return
-        if end is not None:
-            self.world.note(socket.name, "sent", frames)
-            self.world.network.write(end, list(frames))
-
-    def _message(self) -> Frames:
+    def message(self) -> Frames:
         chance = self.chance
         name = chance.pick((b"hostile-1", b"hostile-2", b"mmi.evil", b"mmi.service", b"", b"\xff\x00", b"x" * 300))
         victim = self._victim()

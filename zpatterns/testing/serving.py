@@ -45,13 +45,19 @@ class LaneCore(Core, HandlerCore, Protocol):
 
 
 class SimLane:
-    """Runs the handler of one core as :class:`zpatterns.handlers.Lane` does, but what it does is drawn."""
+    """Runs the handlers of one core as :class:`zpatterns.handlers.Lane` does, but what they do is drawn.
 
-    def __init__(self, node: ServingNode, number: int, core: LaneCore, settings: SocketSettings) -> None:
+    `concurrency`: how many runs the core may ask for at a time.
+    """
+
+    def __init__(
+        self, node: ServingNode, number: int, core: LaneCore, settings: SocketSettings, *, concurrency: int = 1
+    ) -> None:
         self.node = node
         self.number = number
         self.core = core
         self.driver = SimDriver(node, core, settings=settings, rng=node.chance, on_command=self._on_command)
+        self._concurrency = concurrency
         self._running: dict[int, HandlerRun] = {}
         self._hanging: list[Callable[[], None]] = []
 
@@ -73,8 +79,8 @@ class SimLane:
             return
         assert isinstance(command, Run)
         world, node = self.node.world, self.node
-        if self._running:
-            world.violate("R3", f"{node.name} was given a second request while its handler runs")
+        if len(self._running) >= self._concurrency:
+            world.violate("R3", f"{node.name} was given another request while its handlers run")
         world.observer.run_begins(node, command.client, command.frames)
         run = world.ledger.run(node, node.service, command.frames)
         if run is not None:

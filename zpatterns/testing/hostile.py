@@ -1,0 +1,55 @@
+"""A peer that says to others what no sane one would; each pattern has words of its own for it."""
+
+from __future__ import annotations
+
+import zmq
+
+from zpatterns.core import Frames, SocketKind
+from zpatterns.sockets import SocketSettings
+from zpatterns.testing.simsocket import SimSocket
+from zpatterns.testing.world import Node, World
+
+
+class HostileNode(Node):
+    """Sends whatever :meth:`message` says over some connections, while there are faults; from some it never reads."""
+
+    def __init__(self, world: World, name: str, endpoints: list[str], settings: SocketSettings) -> None:
+        super().__init__(world, name)
+        self._endpoints = endpoints
+        self._settings = settings
+        self._sockets: list[tuple[SimSocket, bool]] = []
+
+    def message(self) -> Frames:
+        """What is sent next; at least one frame."""
+        raise NotImplementedError
+
+    def boot(self) -> None:
+        self._sockets = []
+        for number in range(1 + self.chance.below(3)):
+            socket = SimSocket(self.world.network, self, SocketKind.DEALER, self._settings, f"{self.name}:{number}")
+            socket.connect(self.chance.pick(self._endpoints))
+            self._sockets.append((socket, self.chance.happens(0.7)))
+        self.later(self.world.clock.now(), self._attack)
+
+    def _attack(self) -> None:
+        chance, world = self.chance, self.world
+        if world.phase != "faults":
+            for socket, _ in self._sockets:
+                socket.close(0)
+            return
+        for socket, reads in self._sockets:
+            socket.process()
+            while reads and socket.receive() is not None:
+                pass
+            for _ in range(chance.pick((1, 1, 3, 30))):
+                self._send(socket, self.message())
+        self.later(world.clock.now() + world.lease * 0.2 * chance.random(), self._attack)
+
+    def _send(self, socket: SimSocket, frames: Frames) -> None:
+        try:
+            end = socket.choose(frames[0])
+        except zmq.Again:
+            return
+        if end is not None:
+            self.world.note(socket.name, "sent", frames)
+            self.world.network.write(end, list(frames))
