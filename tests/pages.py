@@ -11,7 +11,7 @@ How a page is written, by the language of its blocks:
     is how its output begins. Before the next line a broker is ready, and a worker registered.
 ``sh``
     Commands that set up, test or install something. They are not run, and nothing else may stand there.
-``text``, ``json``
+``text``, ``json``, ``mermaid``
     To be read only.
 
 In what is shown ``...`` stands for anything. Ports of 127.0.0.1 are replaced by free ones, those that commands take
