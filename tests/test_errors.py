@@ -10,12 +10,14 @@ import pytest
 from zpatterns import errors
 from zpatterns.errors import (
     ClosedError,
+    CompareFailed,
     EndpointError,
     ForkedError,
     QueueFull,
     RemoteError,
     RequestTimeout,
     ServiceNotFound,
+    WatchOverflow,
     ZPatternsError,
 )
 
@@ -27,6 +29,8 @@ BUILT_INS = [
     (ClosedError, ConnectionError),
     (EndpointError, ValueError),
     (ForkedError, RuntimeError),
+    (CompareFailed, RuntimeError),
+    (WatchOverflow, BufferError),
 ]
 
 
@@ -90,3 +94,8 @@ def test_an_error_survives_pickling(kind):
     assert (copy.service, copy.attempts, copy.elapsed) == ("echo", 2, 1.5)
     if isinstance(error, RemoteError):
         assert (copy.code, copy.message) == ("E42", "what happened")
+
+
+def test_a_comparison_that_failed_says_what_the_key_has():
+    assert CompareFailed("text").sequence == 0
+    assert pickle.loads(pickle.dumps(CompareFailed("text", sequence=7))).sequence == 7

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from zpatterns.errors import (
     ClosedError,
+    CompareFailed,
     EndpointError,
     ForkedError,
     QueueFull,
     RemoteError,
     RequestTimeout,
     ServiceNotFound,
+    WatchOverflow,
     ZPatternsError,
 )
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClosedError",
+    "CompareFailed",
     "EndpointError",
     "ForkedError",
     "QueueFull",
@@ -30,6 +33,7 @@ __all__ = [
     "RemoteError",
     "RequestTimeout",
     "ServiceNotFound",
+    "WatchOverflow",
     "ZPatternsError",
     "__version__",
 ]

@@ -118,7 +118,13 @@ class Fail(NamedTuple):
     error: Exception
 
 
-Command: TypeAlias = Open | Close | Discard | Subscribe | Run | Cancel | Deliver | Fail
+class Changed(NamedTuple):
+    """A shared map has changed: hand `changes`, in order, to whoever watches."""
+
+    changes: list[Any]
+
+
+Command: TypeAlias = Open | Close | Discard | Subscribe | Run | Cancel | Deliver | Fail | Changed
 
 
 @dataclass(frozen=True, slots=True)

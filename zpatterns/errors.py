@@ -70,6 +70,30 @@ class RemoteError(ZPatternsError, RuntimeError):
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
+class CompareFailed(ZPatternsError, RuntimeError):
+    """A compare-and-set of a Clone found the key changed; nothing was set.
+
+    `sequence`: under which the key was last changed, 0 if it is not there.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        sequence: int = 0,
+        endpoint: str | None = None,
+        service: str | None = None,
+        attempts: int | None = None,
+        elapsed: float | None = None,
+    ) -> None:
+        super().__init__(message, endpoint=endpoint, service=service, attempts=attempts, elapsed=elapsed)
+        self.sequence = sequence
+
+
+class WatchOverflow(ZPatternsError, BufferError):
+    """A watch of a Clone was not read fast enough: changes were dropped, and it is over. Begin another."""
+
+
 class QueueFull(ZPatternsError, BlockingIOError):
     """This side already holds as many waiting calls as it may; nothing was sent."""
 
