@@ -1,0 +1,1 @@
+"""Clone: a map that a server shares with its clients and that converges (12/CHP; Guide chapter 5)."""
