@@ -77,7 +77,8 @@ class ParanoidQueueCore(QueueCore):
 
     def _said_ready(self, peer: bytes, worker: Worker | None, now: float) -> None:
         if worker is not None:
-            if worker.request is None:
+            if worker.request is None or worker.given_at == now:
+                # It said so before it could have got the request of this very turn.
                 worker.expiry = now + self._lease
                 return
             # A new conversation: what it was given in the old one is in nobody's hands.
@@ -107,9 +108,11 @@ class ParanoidQueueCore(QueueCore):
         self._notice_stall(now)
         # Heartbeats may go a little early, so that many workers share one wake-up.
         soon = now + self._interval / 20
+        expired = []
         for worker in self._checks.due(soon):
             if worker.expiry <= now and now >= self._grace_until:
-                self._lose(worker, WorkerExpired(worker.id), now)
+                expired.append(worker)
+                self._idle.pop(worker.id, None)  # or it would be given the request of another that is expired too
                 continue
             if worker.beat_at <= soon:
                 self._back.append([worker.id, HEARTBEAT])
@@ -117,6 +120,8 @@ class ParanoidQueueCore(QueueCore):
                 worker.beat_at = now + self._interval
             worker.deadline = min(worker.beat_at, max(worker.expiry, self._grace_until))
             self._checks.add(worker)
+        for worker in expired:
+            self._lose(worker, WorkerExpired(worker.id), now)
         super().handle_timer(now)
 
     def shut_down(self, now: float) -> None:

@@ -52,6 +52,8 @@ class SimpleQueueCore(QueueCore):
     def _is_ready(self, peer: bytes, worker: Worker | None, now: float) -> None:
         """A worker, `worker` if it is busy, has said that it can take a request, though not with the reply it owes."""
         if worker is not None:
+            if worker.given_at == now:
+                return  # it said so before it could have got the request of this very turn
             # It began anew, or a lying one did not say what it was asked for.
             self._lose(worker, WorkerLost(peer, "began anew"), now)
         elif peer in self._idle:

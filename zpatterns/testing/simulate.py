@@ -13,7 +13,12 @@ import click
 
 from zpatterns.testing.world import Violation, World
 
-PATTERNS: Final = {"mdp": "zpatterns.testing.mdp:MajordomoWorld"}
+PATTERNS: Final = {
+    "lazy": "zpatterns.testing.lazy:LazyWorld",
+    "mdp": "zpatterns.testing.mdp:MajordomoWorld",
+    "paranoid": "zpatterns.testing.pirate:ParanoidPirateWorld",
+    "simple": "zpatterns.testing.pirate:SimplePirateWorld",
+}
 """The worlds there are, by the name that ``--pattern`` takes. A new pattern adds a line."""
 
 
