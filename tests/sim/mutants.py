@@ -22,6 +22,7 @@ from types import ModuleType
 
 import click
 
+from tests.sim import mutants_lazy
 from tests.sim.mutant import Mutant
 
 ROOT = Path(__file__).parent.parent.parent
@@ -248,7 +249,7 @@ MAJORDOMO: Sequence[Mutant] = (
 )
 
 
-MUTANTS: Sequence[Mutant] = (*MAJORDOMO,)
+MUTANTS: Sequence[Mutant] = (*MAJORDOMO, *mutants_lazy.MUTANTS)
 """Those of every pattern; each has a module of its own, tests/sim/mutants_NAME.py."""
 
 

@@ -16,6 +16,8 @@ QUICK = (
     "mmi-knows-everything",
     "disconnect-counts-as-a-heartbeat",
     "cancelled-call-is-answered",
+    "lazy-attempt-keeps-its-socket",
+    "lazy-server-begins-what-is-past-its-time",
 )
 """One for each kind of checker, and each caught within its first few worlds."""
 

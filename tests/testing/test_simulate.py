@@ -115,7 +115,7 @@ def test_an_exception_is_shown_with_its_traceback():
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--pattern", "no-such"], "'no-such' is none of mdp"),
+        (["--pattern", "no-such"], "'no-such' is none of "),
         (["--pattern", "no_such_module:World"], "No module named"),
         (["--pattern", "zpatterns.testing:NoSuchWorld"], "NoSuchWorld"),
         (["--pattern", "zpatterns.testing:FakeClock"], "no subclass"),
