@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -34,7 +33,7 @@ from zpatterns.cli.base import (
     timeout_option,
     version_option,
 )
-from zpatterns.cli.output import frame_to_json, print_table
+from zpatterns.cli.output import body_frames, print_reply, print_table
 from zpatterns.errors import ServiceNotFound
 
 
@@ -163,7 +162,7 @@ def request(
 
     log_errors_only()
     endpoints = check_endpoints(connect)
-    frames = [os.fsencode(part) for part in body] or [_standard_input()]
+    frames = body_frames(body)
     if retries is None:
         # Each attempt is a request of its own: repeated ones would wait in the broker's queue side by side.
         retries = 0 if wait else 3
@@ -181,10 +180,7 @@ def request(
                     endpoint=endpoints[0],
                 )
         reply = client.request(service, *frames, timeout=max(0.001, deadline - time.monotonic()))
-    if as_json:
-        click.echo(json.dumps([frame_to_json(frame) for frame in reply], ensure_ascii=False))
-    else:
-        click.echo(b"".join(frame + b"\n" for frame in reply), nl=False)
+    print_reply(reply, as_json)
 
 
 @mdp.command(cls=Command, short_help="List the services that a broker knows.")
@@ -267,9 +263,3 @@ def bench(
     print_result(result, as_json)
     if result.failed:
         raise Failure(f"{result.failed} of {count} requests failed; the first: {result.first_failure}")
-
-
-def _standard_input() -> bytes:
-    if sys.stdin.isatty():
-        click.echo("Type the body, and end it with Ctrl-D:", err=True)
-    return sys.stdin.buffer.read()
