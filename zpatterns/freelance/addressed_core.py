@@ -89,6 +89,15 @@ class AddressedCore(ServersCore[_Call, _Server]):
 
     # Servers.
 
+    def add_server(self, endpoint: str, now: float) -> None:
+        """One server more, the last in order; calls that have nobody else to turn to turn to it."""
+        is_new = endpoint not in self._servers
+        super().add_server(endpoint, now)
+        if is_new:
+            for call in list(self._calls.values()):
+                if call.open and call.current is None:
+                    self._turn_elsewhere(call, now)
+
     def _new_server(self, endpoint: str) -> _Server:
         return _Server(endpoint)
 
