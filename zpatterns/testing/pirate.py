@@ -31,9 +31,9 @@ class PirateWorld(ServingWorld):
         lease = self.lease = liveness.lease
         # Back-off is capped at the lease (promises.md), so L1's bound is four of them.
         self.bound = 4 * lease
-        self.quiet_seconds = 2 * lease
-        self.fault_seconds = lease * draw.between(2.0, 5.0)
-        self.calls_left = draw.pick((10, 30, 50))
+        self.quiet_seconds = 1.5 * lease
+        self.fault_seconds = lease * draw.between(1.0, 4.0)
+        self.calls_left = draw.pick((5, 10, 30))
         self.ledger = Ledger(self)
         tight = not self.is_calm and draw.happens(0.5)
         self.options = QueueOptions(
@@ -49,21 +49,21 @@ class PirateWorld(ServingWorld):
         self.observers.append(self.observer)
         self.queues = [
             QueueNode(self, f"queue{number}", self.options, self.settings)
-            for number in range(draw.pick((1, 1, 1, 2)) if self.is_paranoid and not self.is_calm else 1)
+            for number in range(draw.pick((1, 1, 1, 1, 2)) if self.is_paranoid and not self.is_calm else 1)
         ]
         self.workers = [
             WorkerNode(
                 self,
                 f"worker{number}",
                 endpoints=draw.shuffled([queue.backend for queue in self.queues]),
-                lanes=draw.pick((1, 1, 2)),
+                lanes=draw.pick((1, 1, 1, 2)),
                 liveness=liveness,
                 handler_timeout=lease * draw.between(0.1, 2.0) if draw.happens(0.3) and not self.is_calm else None,
                 settings=self.settings,
             )
-            for number in range(len(self.queues) + draw.below(3))
+            for number in range(1 + draw.below(3))
         ]
-        self.clients = [self._client(draw, number) for number in range(1 + draw.below(3))]
+        self.clients = [self._client(draw, number) for number in range(1 + draw.below(2))]
         self.probe = CallerNode(
             self,
             "probe",
