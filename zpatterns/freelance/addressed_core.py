@@ -119,6 +119,9 @@ class AddressedCore(ServersCore[_Call, _Server]):
 
     def _abandon(self, server: _Server, reason: str, now: float) -> None:
         attempts, server.open = server.open, {}
+        self._lose(server, attempts, reason, now)
+
+    def _lose(self, server: _Server, attempts: dict[bytes, _Attempt], reason: str, now: float) -> None:
         for attempt in attempts.values():
             call = attempt.call
             if call.over:  # it ended while another one's turn was taken
@@ -128,14 +131,20 @@ class AddressedCore(ServersCore[_Call, _Server]):
             if call.current is attempt or not call.open:
                 self._turn_elsewhere(call, now)
 
-    def _give_up(self, server: _Server, reason: str, now: float) -> None:  # type: ignore[override]
-        """The server does not answer: nothing that waits for it in our socket is to reach it later."""
-        if not server.is_down:
-            self._events.append(ServerDown(server.endpoint, reason))
-        server.is_up, server.is_down = False, True
-        self._close_server(server)
-        self._open_server(server, now)
-        self._abandon(server, reason, now)
+    def _renew(self, servers: Sequence[_Server], reason: str, now: float) -> None:
+        """These do not answer: nothing that waits for them in our sockets is to reach them later."""
+        lost = []
+        for server in servers:
+            if not server.is_down:
+                self._events.append(ServerDown(server.endpoint, reason))
+            server.is_up, server.is_down = False, True
+            self._close_server(server)
+            self._open_server(server, now)
+            lost.append((server, server.open))
+            server.open = {}
+        # Not before all of them are done with: no call is to turn from one to the next.
+        for server, attempts in lost:
+            self._lose(server, attempts, reason, now)
 
     def _rank(self, server: _Server, now: float) -> int:
         """How good a choice it is; 0 is best."""
@@ -209,7 +218,7 @@ class AddressedCore(ServersCore[_Call, _Server]):
             self._tell_attempt(call, server, "no answer")
             self._turn_elsewhere(call, now)
         else:
-            self._give_up(server, "no answer", now)
+            self._renew([server], "no answer", now)
 
     def _is_silent(self, server: _Server, now: float) -> bool:
         """Whether it has been for so long that it is given up as soon as an attempt fails.
@@ -322,27 +331,27 @@ class AddressedCore(ServersCore[_Call, _Server]):
         self._deadlines.add(call)
 
     def _expire(self, call: _Call, now: float) -> None:
-        for attempt in list(call.open):
-            server = attempt.server
-            if server.heard_at <= attempt.sent_at and self._is_silent(server, now):
-                self._give_up(server, "no answer", now)
+        waits = [attempt.server for attempt in call.open if attempt.server.heard_at <= attempt.sent_at]
+        self._renew([server for server in waits if self._is_silent(server, now)], "no answer", now)
         if not call.over:
             self._fail(call, self._timeout(call, now), now)
 
     def _tick(self, now: float) -> None:
         """Ping servers that are silent for an interval; give up those that are for a lease."""
         self._tick_at = None
-        for server in list(self._servers.values()):
+        dead = []
+        for server in self._servers.values():
             due = max(server.heard_at, server.pinged_at) + self._interval
             if due <= now:
                 silence = now - max(server.heard_at, server.opened_at)
                 overdue = silence >= self._lease - self._interval / 2 or server.stale_at is not None
                 if server.unanswered and overdue and self._is_silent(server, now):
-                    self._give_up(server, "silent for a lease", now)
+                    dead.append(server)
                 else:
                     self._ping(server, now)
             elif self._tick_at is None or due < self._tick_at:
                 self._tick_at = due
+        self._renew(dead, "silent for a lease", now)
 
     def _notice_stall(self, now: float) -> None:
         # Something is due every interval.

@@ -1,0 +1,308 @@
+"""What an outsider can tell of Freelance's promises: R1, R2, R4, B1, L1, one send an attempt, and who is asked when.
+
+The literal frames of 10/FLP and the Guide's models are read here anew, so that an error in
+:mod:`zpatterns.freelance.wire` shows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zpatterns.core import Frames
+from zpatterns.testing.driving import SimLink
+from zpatterns.testing.weight import reachable_frames
+from zpatterns.testing.world import Node, Observer
+
+if TYPE_CHECKING:
+    from zpatterns.freelance.servers_core import ClientOptions
+    from zpatterns.testing.direct import CallerNode
+    from zpatterns.testing.freelance import FreelanceClientNode, FreelanceWorld
+    from zpatterns.testing.ledger import Call
+    from zpatterns.testing.serving import ServingNode
+
+
+class SeenServer:
+    """What one life of a client has heard of one server."""
+
+    __slots__ = ("gap_end", "heard_at", "link", "opened_at", "refused_at")
+
+    def __init__(self, now: float) -> None:
+        self.opened_at = now
+        self.heard_at = now  # or when the first connection was begun
+        self.gap_end = float("-inf")  # when a silence that was long enough to give it up ended last, or it was removed
+        self.refused_at = float("-inf")
+        self.link: SimLink | None = None
+
+
+class SeenCall:
+    """The sends of one call: when, and to whom."""
+
+    __slots__ = ("asked", "asked_at", "asks", "sends", "servers")
+
+    def __init__(self) -> None:
+        self.asked: set[str] = set()
+        self.asked_at = 0.0  # the last time
+        self.asks = 0
+        self.sends = 0  # that ZeroMQ took
+        self.servers: dict[str, float] = {}
+
+
+class FreelanceObserver(Observer):
+    """Watches the sockets of clients and servers, handlers and callers."""
+
+    def __init__(self, world: FreelanceWorld) -> None:
+        self.world = world
+        self.must_succeed: list[Call] = []
+        self._endpoints: dict[SimLink, str] = {}
+        self._seen: dict[Node, dict[str, SeenServer]] = {}
+        self._calls: dict[bytes, SeenCall] = {}
+        self._controls: dict[SimLink, set[bytes]] = {}
+        self._sends: dict[tuple[bytes, str], int] = {}
+        self._runs: dict[tuple[bytes, str], int] = {}
+        self._measured = 0
+
+    # What is seen.
+
+    def happened(self, node: Node, what: str) -> None:
+        if what == "start":
+            self._seen[node] = {}
+
+    def opened(self, link: SimLink, endpoint: str) -> None:
+        self._endpoints[link] = endpoint
+        seen = self._seen[link.node]
+        now = self.world.clock.now()
+        if endpoint not in seen:
+            seen[endpoint] = SeenServer(now)
+        seen[endpoint].opened_at = now
+        seen[endpoint].link = link
+        if self.world.phase == "quiet" and self.world.model == "addressed":
+            self.world.violate("L1", f"{link.node.name} connects to {endpoint} again, though nothing has happened")
+
+    def removed(self, node: Node, endpoint: str) -> None:
+        """A client was told to forget a server: if it is added again, it is another one."""
+        if endpoint in self._seen[node]:
+            self._seen[node][endpoint].gap_end = self.world.clock.now()
+        for call in self.world.ledger.open_calls:
+            if call.client is node and call.token in self._calls:
+                self._calls[call.token].asked.discard(endpoint)
+
+    def read(self, link: SimLink, frames: Frames) -> None:
+        endpoint = self._endpoints.get(link)
+        if endpoint is None:
+            return
+        server, now = self._seen[link.node][endpoint], self.world.clock.now()
+        is_life = frames == [b"server", b"PONG"] or len(frames) > 2
+        if is_life:
+            if now - server.heard_at >= self._silence(link.node) - 1e-6:
+                server.gap_end = now
+            server.heard_at = now
+        if b"\0ZPATTERNS-ERROR\0" in frames and frames[-2] in (b"429", b"503"):
+            server.refused_at = now
+
+    def asked(self, link: SimLink, frames: Frames) -> None:
+        endpoint = self._endpoints.get(link)
+        if endpoint is None:
+            self._said(link, frames)
+            return
+        parsed = self._parse(link, frames)
+        if parsed is None:
+            return
+        _, token = parsed
+        call = self.world.ledger.find(token)
+        if call is None:
+            self.world.violate("R4", f"{link.sim.name} sends {frames}, which nobody asked for")
+        elif call.closed:
+            self.world.violate("R4", f"{call} is sent after its end")
+        elif call.body != frames[len(frames) - len(call.body) :]:
+            self.world.violate("R4", f"{link.sim.name} sends {frames}, and {call} is {call.body}")
+        else:
+            self._check_send(link, endpoint, call)
+            seen = self._calls.setdefault(token, SeenCall())
+            seen.asked.add(endpoint)
+            seen.asked_at = self.world.clock.now()
+            seen.asks += 1
+
+    def taken(self, link: SimLink, frames: Frames) -> None:
+        endpoint = self._endpoints.get(link)
+        parsed = self._parse(link, frames) if endpoint is not None else None
+        if parsed is None or endpoint is None:
+            return
+        number, token = parsed
+        world, now, node = self.world, self.world.clock.now(), link.node
+        key = (token, endpoint)
+        self._sends[key] = self._sends.get(key, 0) + 1
+        seen = self._calls.setdefault(token, SeenCall())
+        numbers = self._controls.setdefault(link, set())
+        if world.model != "failover":
+            if number in numbers or number == b"PING":
+                world.violate("R1", f"{link.sim.name} uses the number {number!r} twice")
+            numbers.add(number)
+        if world.model == "addressed":
+            first = seen.servers.get(endpoint)
+            server = self._seen[node][endpoint]
+            if first is not None and not (
+                server.gap_end >= first or now - server.heard_at >= self._silence(node) - 1e-6
+            ):
+                world.violate("ONCE", f"{token!r} is sent again to {endpoint}, which answers")
+            seen.servers.setdefault(endpoint, now)
+        seen.sends += 1
+        limit = self._options(node).retries + 1
+        if world.model != "shotgun" and seen.sends > limit:
+            world.violate("ONCE", f"{token!r} is sent {seen.sends} times in {limit} attempts")
+
+    def run_begins(self, node: ServingNode, caller: bytes, frames: Frames) -> None:
+        """A handler is about to be started."""
+        key = (frames[0], f"sim://{node.name}")
+        self._runs[key] = self._runs.get(key, 0) + 1
+        if self._runs[key] > self._sends.get(key, 0):
+            self.world.violate(
+                "R4", f"{node.name} runs {frames[0]!r} {self._runs[key]} times, and was sent it less often"
+            )
+
+    def answered(self, node: CallerNode, call: Call, frames: Frames) -> None:
+        """A caller is about to get its answer."""
+
+    # What is judged.
+
+    def _options(self, node: Node) -> ClientOptions:
+        options: ClientOptions = node.options  # type: ignore[attr-defined]
+        return options
+
+    def _silence(self, node: Node) -> float:
+        """How long a server is silent that may be given up."""
+        options = self._options(node)
+        window = options.attempt_timeout or options.timeout / (options.retries + 1)
+        return float(min(self.world.liveness.interval, window))
+
+    def _parse(self, link: SimLink, frames: Frames) -> tuple[bytes, bytes] | None:
+        """Control frame or number, and the call's token; None for PING. What is neither is a violation."""
+        model = self.world.model
+        if model == "addressed":
+            if frames == [b"server", b"PING"]:
+                return None
+            if len(frames) > 2 and frames[0] == b"server":
+                return frames[1], frames[2]
+        elif model == "shotgun":
+            if len(frames) == 3 and not frames[0] and frames[1].isdigit():
+                return frames[1], frames[2]
+        elif len(frames) > 1 and not frames[0]:
+            return b"", frames[1]
+        self.world.violate("B2", f"{link.sim.name} sends {frames}, which is no message")
+        return None
+
+    def _said(self, link: SimLink, frames: Frames) -> None:
+        """A server wants this sent."""
+        world = self.world
+        if world.model == "shotgun" and not (len(frames) >= 4 and frames[-3] == b""):
+            world.violate("B2", f"{link.sim.name} answers {frames}, which is not one frame")
+        is_repeated = "twice" in world.active_behaviours and world.phase == "faults" and world.model != "failover"
+        if is_repeated and link.node.chance.happens(0.3):
+            link.node.say_again(link, list(frames))  # type: ignore[attr-defined]
+
+    def _check_send(self, link: SimLink, endpoint: str, call: Call) -> None:
+        """Of servers that a call was not sent to, one that answers comes before one that is silent for a lease."""
+        world, now, node = self.world, self.world.clock.now(), link.node
+        if world.model != "addressed" or self._is_excused(node, call.started):
+            return
+        all_seen = self._seen[node]
+        server = all_seen[endpoint]
+        interval = world.liveness.interval
+        if now - server.heard_at < world.lease + interval or now - server.opened_at < 0.0:
+            return
+        tried = self._calls[call.token].asked if call.token in self._calls else ()
+        for other, seen in all_seen.items():
+            if (
+                other != endpoint
+                and other not in tried
+                and seen.link is not None
+                and not seen.link.closed
+                and now - seen.heard_at < interval / 4
+                and seen.heard_at > seen.opened_at
+                and now - seen.refused_at > interval
+            ):
+                world.violate("L1", f"{call} is sent to {endpoint}, silent for a lease, and {other} answers")
+
+    def _is_excused(self, node: Node, since: float) -> bool:
+        """Whether a process was kept from doing its work since then."""
+        return node.paused_at is not None or node.resumed_at >= since - self.world.lease or node.lag > node.usual_lag
+
+    def _check_turning(self, call: Call) -> None:
+        """An attempt without an answer turns to another server, if there is one, within its own time-out."""
+        world, now, node = self.world, self.world.clock.now(), call.client
+        seen = self._calls.get(call.token)
+        if world.model != "addressed" or seen is None or self._is_excused(node, call.started):
+            return
+        options = self._options(node)
+        window = options.attempt_timeout or (call.deadline - call.started) / (options.retries + 1)
+        untried = any(
+            endpoint not in seen.asked and server.link is not None and not server.link.closed
+            for endpoint, server in self._seen[node].items()
+        )
+        late = min(now, call.deadline) - seen.asked_at - window
+        if untried and seen.asks <= options.retries and late > 0.01 + node.lag:
+            world.violate("L1", f"{call} has turned to no other server for {late:.3f} s")
+
+    def measure(self) -> None:
+        world = self.world
+        world.ledger.check_open()
+        self._measured += 1
+        for call in world.ledger.open_calls:
+            self._check_turning(call)
+        for node in [*world.clients, *world.servers]:
+            if not node.alive:
+                continue
+            for link in node.driver.links.values():  # type: ignore[attr-defined]
+                assert isinstance(link, SimLink)
+                if any(count > world.settings.outbox_max for count, _ in link.boxes) and node is not world.probe:
+                    world.violate("B1", f"an outbox of {link.sim.name} holds {max(link.boxes)}")
+        for client in world.clients:
+            if client.alive:
+                self._measure_client(client)  # type: ignore[arg-type]
+        if self._measured % 6 == 0:
+            options = world.server_options
+            limit = min(options.queue_max, options.queue_bytes_max // 512) + options.concurrency
+            for server in world.servers:
+                held = reachable_frames(server.core, b"q:") if server.alive else 0
+                if held > limit:
+                    world.violate("B1", f"{server.name} holds {held} requests, the limit is {limit}")
+
+    def _measure_client(self, client: FreelanceClientNode) -> None:
+        options = client.options
+        if len(client.open) > options.max_in_flight + options.queue_max:
+            self.world.violate("B1", f"{client.name} holds {len(client.open)} calls")
+        limit = len(self.world.endpoints)
+        if self.world.model == "failover":
+            limit = options.max_in_flight * (options.retries + 2)
+        if len(client.driver.links) > limit:
+            self.world.violate("B1", f"{client.name} has {len(client.driver.links)} connections, the limit is {limit}")
+
+    def settled(self) -> None:
+        world = self.world
+        world.ledger.check_open()
+        for call in world.ledger.open_calls:
+            if all(run.ended or not run.node.alive for run in call.runs):
+                world.violate("L1", f"{call} is still open, and no handler runs for it")
+
+    def finished(self) -> None:
+        world = self.world
+        world.ledger.check_open()
+        now = world.clock.now()
+        for call in self.must_succeed:
+            if call.outcome != "reply":
+                world.violate("L1", f"{call} ended with {call.outcome}, though all is well")
+        if world.is_calm:
+            runs = len(world.servers) if world.model == "shotgun" else 1
+            for call in world.ledger.calls:
+                if call.outcome != "reply" or len(call.runs) != runs:
+                    world.violate("R3", f"{call} ended with {call.outcome} after {len(call.runs)} runs in a calm world")
+        for client in world.clients:
+            held = reachable_frames(client.core, b"q:")
+            if held:
+                world.violate("B1", f"{client.name} still holds {held} bodies of calls that have ended")
+            for endpoint, server in self._seen[client].items():
+                if world.model == "addressed" and now - server.heard_at > 1.2 * world.liveness.interval:
+                    world.violate("L1", f"{client.name} has not heard {endpoint} for {now - server.heard_at:.3f} s")
+        for server_node in world.servers:
+            held = reachable_frames(server_node.core, b"q:")
+            if held:
+                world.violate("B1", f"{server_node.name} still holds {held} requests that it has answered")
