@@ -124,7 +124,14 @@ class Changed(NamedTuple):
     changes: list[Any]
 
 
-Command: TypeAlias = Open | Close | Discard | Subscribe | Run | Cancel | Deliver | Fail | Changed
+class Errand(NamedTuple):
+    """Have the front end do what only the application can: `what` names it, and `number` goes with its outcome."""
+
+    what: str
+    number: int
+
+
+Command: TypeAlias = Open | Close | Discard | Subscribe | Run | Cancel | Deliver | Fail | Changed | Errand
 
 
 @dataclass(frozen=True, slots=True)

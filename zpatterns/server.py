@@ -8,7 +8,7 @@ from typing import Any
 from zpatterns.core import Cancel, Command, Event, Run, SocketKind
 from zpatterns.errors import EndpointError
 from zpatterns.handlers import Handler, Handles, Lane, Request, is_stream
-from zpatterns.reactor import Reactor, ReactorDriver
+from zpatterns.reactor import Reactor
 from zpatterns.server_core import PORT, ServerCore, ServerStatistics
 from zpatterns.service import Service
 from zpatterns.sockets import SocketSettings, check_endpoint
@@ -60,10 +60,7 @@ class Server(Handles, Service):
         return fields
 
     def _attach(self, reactor: Reactor) -> None:
-        driver = ReactorDriver(
-            reactor, self._core, settings=self._settings, telemetry=self._telemetry, on_command=self._on_command
-        )
-        self._drivers.append(driver)
+        driver = self._drive(reactor, self._core, settings=self._settings, on_command=self._on_command)
         self._lanes += [
             Lane(self._handler, self._core, driver, f"{self.source}:{number}")
             for number in range(self._core.options.concurrency)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
-from zpatterns.core import Event
+from zpatterns.core import Command, Event, ServiceCore
 from zpatterns.errors import ClosedError, EndpointError
 from zpatterns.reactor import Reactor, ReactorDriver
-from zpatterns.sockets import ProcessGuard, check_endpoint
+from zpatterns.sockets import ProcessGuard, SocketSettings, check_endpoint
 from zpatterns.telemetry import Telemetry
 
 GOODBYE_LINGER = 1.0
@@ -19,6 +19,15 @@ GOODBYE_LINGER = 1.0
 PEERS_READ = 0.1
 """Seconds that a server which drains leaves its connections open after its last message. Sockets with
 ZMQ_IMMEDIATE, such as those of our clients and workers, lose what nobody has read yet when a connection ends."""
+
+
+class Parts(NamedTuple):
+    """What the driver of a service is made of."""
+
+    core: ServiceCore
+    settings: SocketSettings | None
+    telemetry: Telemetry
+    on_command: Callable[[Command], None]
 
 
 class Service:
@@ -36,6 +45,7 @@ class Service:
         self._telemetry = Telemetry(self.source, on_event)
         self._drivers: list[ReactorDriver] = []
         self._reactor: Reactor | None = None
+        self._host: Callable[[Parts], Parts] | None = None
         self._stopping: asyncio.Future[None] | None = None
         self._process = ProcessGuard(type(self).__name__)
 
@@ -115,6 +125,30 @@ class Service:
     def _attach(self, reactor: Reactor) -> None:
         """Make the drivers, into ``self._drivers``, and open their sockets."""
         raise NotImplementedError
+
+    def _drive(
+        self,
+        reactor: Reactor,
+        core: ServiceCore,
+        *,
+        settings: SocketSettings | None,
+        on_command: Callable[[Command], None],
+        stall_threshold: float = 1.0,
+    ) -> ReactorDriver:
+        """Make the driver of a server that has one. Where it is hosted (:mod:`zpatterns.bstar`), the host has a say."""
+        parts = Parts(core, settings, self._telemetry, on_command)
+        if self._host is not None:
+            parts = self._host(parts)
+        driver = ReactorDriver(
+            reactor,
+            parts.core,
+            settings=parts.settings,
+            telemetry=parts.telemetry,
+            on_command=parts.on_command,
+            stall_threshold=stall_threshold,
+        )
+        self._drivers.append(driver)
+        return driver
 
     def _close(self) -> None:
         for driver in self._drivers:

@@ -9,7 +9,7 @@ from zpatterns.core import Event, SocketKind
 from zpatterns.errors import EndpointError
 from zpatterns.mdp.broker_core import PORT, BrokerCore
 from zpatterns.mdp.broker_state import BrokerOptions, BrokerStatistics, OnWorkerLoss
-from zpatterns.reactor import Reactor, ReactorDriver
+from zpatterns.reactor import Reactor
 from zpatterns.service import Service
 from zpatterns.sockets import SocketSettings, check_endpoint
 from zpatterns.timing import Liveness
@@ -87,15 +87,13 @@ class Broker(Service):
         return fields
 
     def _attach(self, reactor: Reactor) -> None:
-        driver = ReactorDriver(
+        driver = self._drive(
             reactor,
             self._core,
             settings=self._settings,
-            telemetry=self._telemetry,
             on_command=_no_command,
             stall_threshold=self._core.options.liveness.interval,
         )
-        self._drivers.append(driver)
         self.endpoints = tuple(driver.bind(PORT, SocketKind.ROUTER, endpoint) for endpoint in self._wanted)
 
 

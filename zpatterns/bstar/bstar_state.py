@@ -1,0 +1,126 @@
+"""What a Binary Star node can be, what can happen to it, and what it is given: the words of its machine. Pure."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from zpatterns.bstar import wire
+from zpatterns.timing import Liveness
+
+
+class State(enum.Enum):
+    """Where a node is. The first two differ by its role only: it waits to hear from the other."""
+
+    PRIMARY = "primary waiting"
+    BACKUP = "backup waiting"
+    ACTIVE = "active"
+    PASSIVE = "passive"
+
+
+class Input(enum.Enum):
+    """What happens to a node."""
+
+    PEER_PRIMARY = "peer is primary waiting"
+    PEER_BACKUP = "peer is backup waiting"
+    PEER_ACTIVE = "peer is active"
+    PEER_OUTRANKED = "peer is active and has the lower epoch"
+    PEER_PASSIVE = "peer is passive"
+    PEER_STUCK = "peer is passive for a lease"
+    REQUEST = "request"
+    REQUEST_PEER_DEAD = "request and peer dead"
+    REQUEST_ALONE = "request and no primary to wait for"
+    PROMOTE = "promote"
+    PRIMARY_YIELDS = "primary steps down"
+    BACKUP_YIELDS = "backup steps down"
+
+
+class Verdict(enum.Enum):
+    """What becomes of a vote."""
+
+    SERVE = "serve"
+    HOLD = "hold"
+    REFUSE = "refuse"
+
+
+DIGITS = {
+    State.PRIMARY: wire.PRIMARY_WAITING,
+    State.BACKUP: wire.BACKUP_WAITING,
+    State.ACTIVE: wire.ACTIVE,
+    State.PASSIVE: wire.PASSIVE,
+}
+STATES = {digit: state for state, digit in DIGITS.items()}
+HEARD = {
+    State.PRIMARY: Input.PEER_PRIMARY,
+    State.BACKUP: Input.PEER_BACKUP,
+    State.ACTIVE: Input.PEER_ACTIVE,
+    State.PASSIVE: Input.PEER_PASSIVE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StarOptions:
+    """What a node is given; durations in seconds. :class:`zpatterns.bstar.BinaryStar` explains it.
+
+    `has_hooks`, `has_fence`: the front end does errands of these kinds. `longest_turn`: how long one turn may take,
+    which is taken off the lease of a fence; None is one heartbeat interval.
+    """
+
+    primary: bool
+    remote: str
+    liveness: Liveness = field(default_factory=lambda: Liveness(1.0, 2))
+    lone_backup_after: float | None = None
+    has_hooks: bool = False
+    has_fence: bool = False
+    longest_turn: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.liveness.liveness < 2:
+            raise ValueError("liveness of a pair must be at least 2: one lost heartbeat must not be a failover")
+        if self.lone_backup_after is not None:
+            if self.primary:
+                raise ValueError("lone_backup_after is for the backup: a primary needs nobody's leave to serve")
+            if not self.liveness.lease <= self.lone_backup_after < float("inf"):
+                raise ValueError(
+                    f"lone_backup_after must be at least heartbeat_interval x liveness, {self.liveness.lease:g} s, "
+                    f"not {self.lone_backup_after!r}"
+                )
+        if self.longest_turn is not None and not 0 < self.longest_turn < float("inf"):
+            raise ValueError(f"longest_turn must be a positive number of seconds, not {self.longest_turn!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class StarStatistics:
+    """What a node is now, then counters since its start.
+
+    `state`, `peer_state`: as in :class:`State`, the peer's empty before it was heard. `serving`: active, and
+    `on_active` done. `peer_epoch` is None for a peer that tells none, such as one of the Guide's. `peer_silent`: it
+    counts as dead. `refused`: votes read and dropped. `dropped`: messages by reason.
+    """
+
+    role: str
+    state: str
+    epoch: int
+    serving: bool
+    peer_state: str
+    peer_epoch: int | None
+    peer_silent: bool
+    activations: int
+    step_downs: int
+    two_actives: int
+    stalls: int
+    refused: int
+    heartbeats: int
+    heard: int
+    dropped: dict[str, int]
+
+
+class Application(Protocol):
+    """What a node decides about: it serves, or stands by."""
+
+    def take_over(self, now: float) -> None:
+        """Serve from now on."""
+
+    def stand_by(self, now: float) -> None:
+        """Serve nobody from now on, and give up what was begun. May be called while it stands by."""
