@@ -17,8 +17,8 @@ from zpatterns.sockets import SocketSettings, check_endpoint
 class Server(Handles, Service):
     """Binds a ROUTER to `endpoints` and answers what comes with its handler; a pattern brings the core.
 
-    Errors: EndpointError for an address that is none; TypeError for a handler that cannot be called, or that is a
-    generator.
+    Errors: EndpointError for an address that is none; TypeError for a handler that cannot be called, ValueError for
+    one that is a generator.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Server(Handles, Service):
         super().__init__(on_event=on_event)
         self._handler = self._choose_handler(handler)
         if is_stream(self._handler):
-            raise TypeError(f"the clients of a {name} get one answer, so its handler cannot be a generator")
+            raise ValueError(f"the clients of a {name} get one answer, so its handler cannot be a generator")
         self._core = core
         self._settings = settings
         self._wanted = tuple(check_endpoint(endpoint, bind=True) for endpoint in endpoints)

@@ -114,7 +114,7 @@ def test_a_call_makes_one_attempt_more_than_retries(retries):
     client.until(START + 60)
     assert len(client.out) == retries + 1
     (failure,) = [command.error for command in client.asked(Fail)]
-    assert isinstance(failure, TimeoutError)
+    assert isinstance(failure, RequestTimeout)
     assert (failure.attempts, failure.endpoint, failure.service) == (retries + 1, ENDPOINT, None)
     assert failure.elapsed == pytest.approx(6)
     assert client.statistics.timeouts == 1

@@ -12,6 +12,7 @@ main = LazyGroup(
     lazy={
         "demo": ("zpatterns.cli.demo:demo", "See a worker killed in mid-request, and nothing lost."),
         "mdp": ("zpatterns.cli.mdp:mdp", "Majordomo: services through a broker (RFCs 7, 8 and 18)."),
+        "pirate": ("zpatterns.cli.pirate:pirate", "Pirates: plain requests that are tried again (RFC 6)."),
     },
     params=[version_option()],
     context_settings={"auto_envvar_prefix": "ZPATTERNS"},

@@ -28,8 +28,7 @@ class LazyPirateServer(Server):
     `endpoints`: one or more to bind; ``tcp://127.0.0.1:*`` takes a free port.
     `queue_max`: requests that may wait for a handler; the newest beyond it is refused. `queue_bytes_max`: bytes of
     all of them. `request_ttl`: seconds after which a waiting request is dropped.
-    Errors: ValueError for values that make no sense, TypeError for a generator, EndpointError for an address that
-    is none.
+    Errors: ValueError for values that make no sense and for a generator, EndpointError for an address that is none.
     """
 
     source = "pirate.server"
