@@ -311,8 +311,8 @@ class AddressedCore(ServersCore[_Call, _Server]):
     def handle_timer(self, now: float) -> None:
         self._notice_stall(now)
         for call in self._deadlines.due(now):
-            if call.over:
-                continue
+            if call.over or call.deadline is not None:
+                continue  # one before it took the same server down, and its turn was taken then
             if call.expiry <= now:
                 self._expire(call, now)
             elif now < call.window_end:

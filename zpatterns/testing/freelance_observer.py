@@ -109,6 +109,8 @@ class FreelanceObserver(Observer):
             return
         _, token = parsed
         call = self.world.ledger.find(token)
+        if endpoint not in link.node.core.endpoints:  # type: ignore[attr-defined]
+            self.world.violate("R4", f"{link.sim.name} asks {endpoint}, which was removed")
         if call is None:
             self.world.violate("R4", f"{link.sim.name} sends {frames}, which nobody asked for")
         elif call.closed:
