@@ -13,6 +13,7 @@ from zpatterns.errors import (
     CompareFailed,
     EndpointError,
     ForkedError,
+    PromotionRefused,
     QueueFull,
     RemoteError,
     RequestTimeout,
@@ -29,6 +30,7 @@ BUILT_INS = [
     (ClosedError, ConnectionError),
     (EndpointError, ValueError),
     (ForkedError, RuntimeError),
+    (PromotionRefused, RuntimeError),
     (CompareFailed, RuntimeError),
     (WatchOverflow, BufferError),
 ]

@@ -108,3 +108,7 @@ class EndpointError(ZPatternsError, ValueError):
 
 class ForkedError(ZPatternsError, RuntimeError):
     """An object made before ``fork`` was used in the child; sockets do not survive a fork."""
+
+
+class PromotionRefused(ZPatternsError, RuntimeError):
+    """A node of a pair cannot be made the active one now."""

@@ -156,6 +156,10 @@ class StarCore:
         if not self._fence.renewed(epoch, seconds):
             self.step_down(now, "the fence gave the lease to the other node")
 
+    def lease_unanswered(self, epoch: int, now: float) -> None:
+        """The fence did not answer a renewal: it is asked again, until the lease runs out."""
+        self._fence.unrenewed(epoch, now)
+
     # Votes.
 
     @property

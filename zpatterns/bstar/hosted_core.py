@@ -88,10 +88,12 @@ class PairedServerCore(LazyServerCore):
         self._draining = False
 
 
-def paired_core(core: object) -> PairedCore:
-    """What takes the place of a service's `core` in a pair. Errors: TypeError for one that cannot be half of a pair."""
+def paired_core(core: object, service: object) -> PairedCore:
+    """What takes the place of the `core` of a `service` in a pair. Errors: TypeError for what cannot be half of one."""
     if type(core) is BrokerCore:
         return PairedBrokerCore(core.options)
     if type(core) is LazyServerCore:
         return PairedServerCore(core.options)
-    raise TypeError(f"a service with a {type(core).__name__} cannot be one half of a pair")
+    raise TypeError(
+        f"a {type(service).__name__} cannot be one half of a pair: a Broker or a LazyPirateServer can, and a handler"
+    )

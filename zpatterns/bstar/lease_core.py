@@ -79,6 +79,12 @@ class Lease:
             self._take(asked_at, seconds)
         return True
 
+    def unrenewed(self, epoch: int, now: float) -> None:
+        """A renewal failed, and nobody knows how: try again, after the pause."""
+        if epoch == self.epoch:
+            self._renewal_asked_at = None
+            self._renew_at = now + self._pause
+
     def unanswered(self, now: float) -> bool:
         """Whether the fence let us wait for an answer too long; it is not waited for any longer."""
         if self.asking is None or now < self.asking.at + self._patience:
