@@ -35,7 +35,7 @@ FORBIDDEN = {
 def pure_modules() -> list[Path]:
     """Every file that is to be pure, those of patterns to come included."""
     names = {"core.py", "timing.py", "errors.py", "wire.py", "mmi.py", "events.py"}
-    names |= {"broker_state.py", "queue_state.py", "bstar_state.py"}
+    names |= {"broker_state.py", "client_state.py", "queue_state.py", "bstar_state.py"}
     return sorted(path for path in PACKAGE.rglob("*.py") if path.name in names or path.name.endswith("_core.py"))
 
 
