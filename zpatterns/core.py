@@ -131,7 +131,13 @@ class Errand(NamedTuple):
     number: int
 
 
-Command: TypeAlias = Open | Close | Discard | Subscribe | Run | Cancel | Deliver | Fail | Changed | Errand
+class Save(NamedTuple):
+    """Write `changes` to disk, all or none. The front end answers with the core's ``saved`` or ``save_failed``."""
+
+    changes: list[Any]
+
+
+Command: TypeAlias = Open | Close | Discard | Subscribe | Run | Cancel | Deliver | Fail | Changed | Errand | Save
 
 
 @dataclass(frozen=True, slots=True)
