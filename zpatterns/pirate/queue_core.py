@@ -176,11 +176,11 @@ class QueueCore:
         request = worker.request
         if request is not None:
             head = 1 + len(self._head)
-            is_it = frames[head : head + request.depth] == request.envelope
-            if is_it:
+            if frames[head : head + request.depth] == request.envelope:
                 request.frames = frames[head:]
-            # Where a heartbeat fails, a request of the same turn will too, and then the worker is forgotten already.
-            if is_it or worker.given_at == now:
+            # What fails is this request, or another before it; or a heartbeat, and then a request of the same turn will
+            # fail too, when the worker is forgotten already.
+            if len(frames) > head + 1 or worker.given_at == now:
                 request.deliveries -= 1
         self._lose(worker, WorkerLost(worker.id, reason.value), now)
 

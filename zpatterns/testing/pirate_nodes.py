@@ -296,7 +296,7 @@ class Connection:
 class HostileNode(Node):
     """Sends broken, unexpected and forged messages to both sides of the queues; from some connections it never reads.
 
-    It does not play a worker that answers wrongly: no queue can tell a handler that lies.
+    It does not play a worker that answers its own request wrongly: no queue can tell a handler that lies.
     """
 
     def __init__(self, world: PirateWorld, name: str, queues: list[QueueNode], settings: SocketSettings) -> None:
@@ -367,9 +367,9 @@ class HostileNode(Node):
         return [b"\xfe" + chance.bytes(chance.below(4))]  # but never READY
 
     def _idler(self) -> Frames:
-        """To the back: a worker that takes requests and never answers; now and then it begins anew."""
+        """To the back: a worker that takes requests and never answers them; now and then it begins anew."""
         head = [] if self.world.is_paranoid else [b""]
-        return [*head, self.chance.pick((b"\x01", b"\x02"))]
+        return [*head, *self.chance.pick(([b"\x01"], [b"\x02"], [b"nobody", b"", b"a:1:1:0"]))]
 
     def _victim(self) -> bytes:
         ids = [end.peer_id for end in self.world.network.ends if end.peer_id]

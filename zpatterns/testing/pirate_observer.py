@@ -27,7 +27,18 @@ _READ_AT_ONCE = 16
 class SeenRequest:
     """A request that a queue has read: the `whole` message, its `envelope`, and what became of it."""
 
-    __slots__ = ("answered", "deliveries", "envelope", "expiry", "is_hostile", "read_at", "sent_at", "taken", "whole")
+    __slots__ = (
+        "answered",
+        "deliveries",
+        "envelope",
+        "expiry",
+        "is_hostile",
+        "read_at",
+        "sent_at",
+        "taken",
+        "was_with_stranger",
+        "whole",
+    )
 
     def __init__(self, whole: Frames, now: float, ttl: float) -> None:
         self.whole = whole
@@ -39,6 +50,7 @@ class SeenRequest:
         self.taken = 0
         self.answered = False
         self.is_hostile = False
+        self.was_with_stranger = False
 
 
 class SeenWorker:
@@ -183,6 +195,7 @@ class QueueWatch:
         request.sent_at = self.worked_at = now
         worker = self.workers.get(peer)
         if peer in self.strangers:
+            request.was_with_stranger = True
             if worker is not None:
                 worker.holds, worker.given_at = request, now
             return
@@ -218,7 +231,9 @@ class QueueWatch:
             self.world.violate("R1", f"{name} answers {frames[:4]}, and nothing of that envelope is open")
             return
         request.answered = True
-        if frames[depth : depth + 2] == [_ERROR, b"502"] and request.deliveries < self.limit and self.world.is_paranoid:
+        # A Simple queue that will not send a request again has not kept it, and one who lies can lose it.
+        limit = self.limit if self.world.is_paranoid else 0 if request.was_with_stranger else 1
+        if frames[depth : depth + 2] == [_ERROR, b"502"] and request.deliveries < limit:
             self.world.violate("R3", f"{name} gives {request.whole[:4]} up after {request.deliveries} deliveries")
 
     def taken(self, link: SimLink, frames: Frames) -> None:
@@ -272,6 +287,20 @@ class QueueWatch:
         """Every reply that came was handed on."""
         if self.due and self.node.paused_at is None:
             self.world.violate("R3", f"{self.node.name} has not handed on {self.due[0][:4]}")
+
+    def check_overdue(self) -> None:
+        """A request whose worker has had its time goes to another that is there."""
+        now, node = self.world.clock.now(), self.node
+        late = 2 * self.world.lease
+        if node.paused_at is not None or now - node.resumed_at < late or node.is_leaving:
+            return
+        if not any(worker.holds is None and self._is_there(worker) for worker in self.workers.values()):
+            return
+        for worker in self.workers.values():
+            request = worker.holds
+            is_open = request is not None and not request.answered and now < request.expiry
+            if request is not None and is_open and now - worker.given_at > self.timeout + late:
+                self.world.violate("R3", f"{node.name} has forgotten {request.whole[:4]}, which nobody answered")
 
     def held_max(self) -> int:
         """How many requests it may hold at the most."""
@@ -357,7 +386,7 @@ class PirateObserver(Observer):
         for watch in self.watches.values():
             for request in watch.requests:
                 is_it = request.whole[0] == caller and request.whole[len(request.envelope) :] == frames
-                if is_it and not request.answered and request.sent_at < stall_end:
+                if is_it and request.sent_at < stall_end:
                     self.world.violate("R4", f"{node.name} begins what it was sent before it stood still")
 
     def measure(self) -> None:
@@ -373,6 +402,7 @@ class PirateObserver(Observer):
                     world.violate("B1", f"an outbox of {link.sim.name} holds {max(link.boxes)}")
             watch = self.watches[queue]
             watch.check_due()
+            watch.check_overdue()
             # Weighing is slow, and what leaks is still there later.
             if self._measured % 6 == 0:
                 held, limit = reachable_frames(queue.core, b"q:"), watch.held_max()
