@@ -117,7 +117,7 @@ class Lane:
         self._task: asyncio.Task[None] | None = None
         self._work: queue.SimpleQueue[tuple[int, Request] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._cancelled = 0
+        self._cancelled: int | None = None  # -1: every run
         self._room = threading.Semaphore(_PARTS_AHEAD)
         self._making_room: set[asyncio.Task[None]] = set()
 
