@@ -72,8 +72,8 @@ MUTANTS: Sequence[Mutant] = (
     _freelance(
         "freelance-health-is-not-asked-for",
         ADDRESSED,
-        "            rank = (self._rank(server, now), server in call.tried)\n",
-        "            rank = (0, server in call.tried)\n",
+        "            rank = (self._rank(server, now), server in call.tried, server.turn)\n",
+        "            rank = (0, server in call.tried, server.turn)\n",
     ),
     _freelance(
         "freelance-retries-are-not-counted",

@@ -48,7 +48,7 @@ class _Call(Call):
 
 
 class _Server(Server):
-    __slots__ = ("open", "pinged_at", "refused_at", "stale_at", "unanswered")
+    __slots__ = ("open", "pinged_at", "refused_at", "stale_at", "turn", "unanswered")
 
     def __init__(self, endpoint: str) -> None:
         super().__init__(endpoint)
@@ -56,6 +56,7 @@ class _Server(Server):
         self.pinged_at = 0.0
         self.unanswered = 0  # pings, since it was heard
         self.refused_at = float("-inf")
+        self.turn = 0  # which choice it was last, where servers take turns
         self.stale_at: float | None = None  # since then it may hold, unsent, what nobody waits for any more
 
 
@@ -158,21 +159,18 @@ class AddressedCore(ServersCore[_Call, _Server]):
 
     def _choose(self, call: _Call, now: float) -> _Server | None:
         """The best server that was not asked yet, or whose connection was made anew since."""
-        servers: Iterable[_Server] = self._servers.values()
-        if self.options.round_robin:
-            self._turns += 1
-            listed = list(servers)
-            first = self._turns % len(listed)
-            servers = listed[first:] + listed[:first]
-        best, best_rank = None, (9, False)
-        for server in servers:
+        best, best_rank = None, (9, False, 0)
+        for server in self._servers.values():
             if call.tried.get(server) == server.port:
                 continue
-            rank = (self._rank(server, now), server in call.tried)
+            rank = (self._rank(server, now), server in call.tried, server.turn)
             if rank < best_rank:
                 best, best_rank = server, rank
-                if rank == (0, False):
+                if rank == (0, False, 0):
                     break
+        if best is not None and self.options.round_robin:
+            self._turns += 1
+            best.turn = self._turns
         return best
 
     # Attempts.

@@ -35,8 +35,7 @@ class FreelanceServer(Server):
     wildcard. Clients of ours do without it.
     `concurrency`: requests served at a time. `queue_max`: requests that may wait for that; the newest beyond it is
     refused. `queue_bytes_max`: bytes of all of them. `request_ttl`: seconds after which a waiting request is dropped.
-    Errors: ValueError for values that make no sense, TypeError for a generator, EndpointError for an address that
-    is none.
+    Errors: ValueError for values that make no sense and for a generator, EndpointError for an address that is none.
     """
 
     source = "freelance.server"
