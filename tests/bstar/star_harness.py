@@ -40,9 +40,7 @@ class Star(Harness[StarCore]):
 
     def __init__(self, role: str = "primary", *, interval: float = 1.0, liveness: int = 2, **options: Any) -> None:
         self.application = _Recorder()
-        made = StarOptions(
-            primary=role == "primary", remote=REMOTE, liveness=Liveness(interval, liveness), **options
-        )
+        made = StarOptions(primary=role == "primary", remote=REMOTE, liveness=Liveness(interval, liveness), **options)
         super().__init__(StarCore(made, self.application), "peer")
         self.step(self.core.start, self.now)
 
@@ -98,6 +96,7 @@ class Pair(Harness[PairCore]):
 
     def __init__(self, hosted: Any, role: str = "primary", **options: Any) -> None:
         made = StarOptions(primary=role == "primary", remote=REMOTE, liveness=Liveness(1.0, 2), **options)
+        self.hosted = hosted
         super().__init__(PairCore(made, hosted), hosted.PORTS[0])
         self.step(self.core.star.start, self.now)
         self.sent()
@@ -119,7 +118,7 @@ def server_pair(role: str = "primary", **options: Any) -> Pair:
 
 
 class StarClient(Harness[StarClientCore]):
-    """A client of two nodes with attempts of 1 s and a settle delay of 2 s. `out`: endpoints and what they were sent."""
+    """A client of two nodes, with attempts of 1 s and a settle delay of 2 s. `out`: when who was sent what."""
 
     def __init__(self, *endpoints: str, timeout: float = 10.0, retries: int = 3, settle: float = 2.0) -> None:
         self.endpoints: dict[Any, str] = {}

@@ -20,7 +20,15 @@ TABLE = {
     # The words of the Guide's machine, and where they lead. A request by itself: the peer is alive.
     "primary waiting": {"1": "", "2": "active", "3": "passive", "4": "", "request": "", "request, peer dead": "active"},
     "backup waiting": {"1": "", "2": "", "3": "passive", "4": "", "request": "", "request, peer dead": ""},
-    "active": {"1": "", "2": "", "3 higher": "passive", "3 lower": "", "4": "", "request": "", "request, peer dead": ""},
+    "active": {
+        "1": "",
+        "2": "",
+        "3 higher": "passive",
+        "3 lower": "",
+        "4": "",
+        "request": "",
+        "request, peer dead": "",
+    },
     "passive": {"1": "active", "2": "active", "3": "", "4": "", "request": "", "request, peer dead": "active"},
 }
 

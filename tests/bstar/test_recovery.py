@@ -23,7 +23,9 @@ def two_actives(mine: int, theirs: int | None, role: str) -> Star:
 
 
 @pytest.mark.parametrize("role", ["primary", "backup"])
-@pytest.mark.parametrize(("mine", "theirs", "stays"), [(1, 2, False), (2, 1, True), (3, None, True), (1, 10**12, False)])
+@pytest.mark.parametrize(
+    ("mine", "theirs", "stays"), [(1, 2, False), (2, 1, True), (3, None, True), (1, 10**12, False)]
+)
 def test_of_two_actives_the_higher_epoch_stays(role, mine, theirs, stays):
     star = two_actives(mine, theirs, role)
     assert star.state == ("active" if stays else "passive")
