@@ -18,6 +18,7 @@ from zpatterns.errors import (
     RemoteError,
     RequestTimeout,
     ServiceNotFound,
+    StoreError,
     WatchOverflow,
     ZPatternsError,
 )
@@ -33,6 +34,7 @@ BUILT_INS = [
     (PromotionRefused, RuntimeError),
     (CompareFailed, RuntimeError),
     (WatchOverflow, BufferError),
+    (StoreError, OSError),
 ]
 
 

@@ -17,6 +17,7 @@ from zpatterns.errors import (
     RemoteError,
     RequestTimeout,
     ServiceNotFound,
+    StoreError,
     WatchOverflow,
     ZPatternsError,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "RemoteError",
     "RequestTimeout",
     "ServiceNotFound",
+    "StoreError",
     "WatchOverflow",
     "ZPatternsError",
     "__version__",

@@ -106,6 +106,17 @@ class EndpointError(ZPatternsError, ValueError):
     """An endpoint that cannot be parsed, resolved, bound or connected."""
 
 
+class StoreError(ZPatternsError, OSError):
+    """A file of ours that cannot be used: damaged, of something else, or in use. It was left as it is.
+
+    `path`: its name.
+    """
+
+    def __init__(self, message: str, *, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+
+
 class ForkedError(ZPatternsError, RuntimeError):
     """An object made before ``fork`` was used in the child; sockets do not survive a fork."""
 

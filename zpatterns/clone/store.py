@@ -12,7 +12,7 @@ from zpatterns.clone import wire
 from zpatterns.timing import Deadlines
 
 Pair: TypeAlias = tuple[bytes, bytes, bytes, bytes, bytes] | tuple[bytes, bytes, bytes, bytes, bytes, float]
-"""Key, packed sequence, uuid, properties without ``ttl``, body; and, of one that has a ttl, its deadline."""
+"""Key, packed sequence, uuid, properties, body; of one that has a ttl the properties without it, and its deadline."""
 
 PAGE_SHIFT = 8
 PAGE = 1 << PAGE_SHIFT

@@ -1,0 +1,460 @@
+"""The Clone server as a state machine: 12/CHP and our extension with answers, on three sockets. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterable
+from typing import ClassVar
+
+from zpatterns.clone import wire
+from zpatterns.clone.server_state import (
+    COLLECTOR,
+    PUBLISHER,
+    SNAPSHOT,
+    Change,
+    SaveFailed,
+    ServerOptions,
+    ServerStatistics,
+)
+from zpatterns.clone.snapshots_core import Snapshots
+from zpatterns.clone.store import PAIR_OVERHEAD, Pair, Store, View, size_of
+from zpatterns.core import Command, Drops, Event, Frames, PortId, Rng, Save, SendFailure, Subscribe
+
+EXPIRED_MAX = 1000
+"""Keys that expire in one turn; the rest follow in the next."""
+
+GROUP_MAX = 5000
+"""Changes that are written to disk together."""
+
+SAVE_AGAIN = 1.0
+"""Seconds after which changes that could not be written are tried again."""
+
+TTL_MAX = 2**31 - 1
+
+_PARSED_MAX = 1024
+_FOR_EVER = b"ttl=0\n"
+
+
+def for_ever(properties: bytes) -> bytes:
+    """The properties of a pair without a ttl. The Guide's server, following us, would take any for none that is told."""
+    return _FOR_EVER + properties if properties else _FOR_EVER
+
+
+class CloneServerCore:
+    """Keeps the map, publishes each change of it in order, and sends snapshots.
+
+    `sequence` is the last one used so far, by an earlier life too; `instance` names this life. With
+    ``options.durable`` a change is published only after the front end has said that it is saved.
+    """
+
+    PORTS: ClassVar[tuple[str, ...]] = (SNAPSHOT, PUBLISHER, COLLECTOR)
+
+    def __init__(self, sequence: int, rng: Rng, options: ServerOptions | None = None) -> None:
+        self.options = options or ServerOptions()
+        self.store = Store(sequence)
+        self.instance = b"%016x" % rng.getrandbits(64)
+        self._rng = rng
+        self._sequence = sequence  # given out; the store's is the last published
+        self._now = 0.0
+        self._answers: list[Frames] = []
+        self._published: list[Frames] = []
+        self._commands: list[Command] = []
+        self._events: list[Event] = []
+        self._drops = Drops()
+        self._snapshots = Snapshots(self.store, self.options, self._events, self._end_of_snapshot)
+        self._acks: dict[bytes, tuple[int, int]] = {}
+        self._parsed: dict[bytes, tuple[int, bytes]] = {}
+        self._heartbeat_at: float | None = None
+        self._draining = self._stopped = False
+        # Changes that are not on disk yet: those that are being written, and those that come after.
+        self._saving: list[Change] = []
+        self._save_at: float | None = None
+        self._unsaved: deque[Change] = deque()
+        self._unsaved_bytes = 0
+        self._unsaved_keys: dict[bytes, Change] = {}
+        self._unanswered: dict[bytes, Change] = {}
+        self._updates = self._deletes = self._expired = self._answered = self._conflicts = self._refused = 0
+        self._repeated = self._undelivered = self._heartbeats = 0
+
+    def start(self, now: float) -> None:
+        """The sockets are bound: begin to collect and to send heartbeats."""
+        self._commands.append(Subscribe(COLLECTOR, b""))
+        self._now = self._heartbeat_at = now
+
+    def restore(self, pairs: Iterable[Pair], acks: Iterable[tuple[bytes, int]]) -> None:
+        """Before :meth:`start`: what an earlier life had published and answered with 200, the oldest first."""
+        sequence = self._sequence
+        for pair in pairs:
+            self.store.put(pair, sequence)
+        for uuid, answer in acks:
+            self._remember(uuid, wire.OK, answer)
+
+    # Messages in.
+
+    def receive_many(self, batch: Iterable[Frames], now: float, port: PortId = COLLECTOR) -> None:
+        self._now = now
+        if port == COLLECTOR:
+            for frames in batch:
+                self._on_collected(frames, now)
+        elif port == SNAPSHOT:
+            for frames in batch:
+                self._on_request(frames, now)
+        if self._unsaved:
+            self._save()
+
+    def _on_collected(self, frames: Frames, now: float) -> None:
+        """A KVSET (12/CHP, "Client-to-Server Updates"). Its sequence has no significance."""
+        if len(frames) != 5 or len(frames[1]) != 8:
+            self._drops.add("invalid")
+            return
+        key, _, uuid, lines, body = frames
+        if len(uuid) != wire.UUID_SIZE:
+            if uuid:
+                self._drops.add("invalid")
+                return
+            # A C server that follows us falls over without one.
+            uuid = self._new_uuid()
+        if not wire.is_key(key):
+            self._drops.add("invalid-key")
+            return
+        if lines:
+            ttl, lines = self._parse(lines)
+        else:
+            ttl = 0
+        reason = self._excess(key, len(lines) + len(body), bool(body))
+        if reason:
+            self._drops.add(reason)
+            return
+        self._change(key, uuid, lines, body, ttl, now, None)
+
+    def _on_request(self, frames: Frames, now: float) -> None:
+        client, request = frames[0] if frames else b"", frames[1:]
+        command = request[0] if request else b""
+        if command == wire.ZPSET:
+            received = wire.parse_zpset(request)
+            if received is not None:
+                self._on_set(client, received, now)
+                return
+        elif command == wire.ICANHAZ:
+            subtree = wire.parse_icanhaz(request)
+            if subtree is not None:
+                if self._draining or not self._snapshots.ask(client, subtree, now):
+                    self._drops.add("stopping" if self._draining else "too-many-joins")
+                return
+        elif command == wire.ZPLAST:
+            subtree = wire.parse_zplast(request)
+            if subtree is not None:
+                self._answers.append([client, *wire.zplast_answer(subtree, self.store.last(subtree))])
+                return
+        self._drops.add("invalid")
+
+    def _on_set(self, client: bytes, received: wire.Set, now: float) -> None:
+        """A ZPSET: make the change once, however often it comes, and answer each time."""
+        uuid, key, ttl, if_sequence, properties, body = received
+        known = self._acks.get(uuid)
+        if known is not None:
+            self._repeated += 1
+            self._answer(client, uuid, *known)
+            return
+        waiting = self._unanswered.get(uuid)
+        if waiting is not None:
+            self._repeated += 1
+            waiting.client = client
+            return
+        if self._draining:
+            self._drops.add("stopping")
+            return
+        if len(key) > self.options.key_max:
+            self._refuse(client, uuid)
+            return
+        if not wire.is_key(key):
+            self._drops.add("invalid-key")
+            return
+        if if_sequence is not None:
+            sequence = self._sequence_of(key)
+            if sequence != if_sequence:
+                self._conflicts += 1
+                self._remember(uuid, wire.CONFLICT, sequence)
+                self._answer(client, uuid, wire.CONFLICT, sequence)
+                return
+        if self._excess(key, len(properties) + len(body), bool(body)):
+            self._refuse(client, uuid)
+            return
+        if self.options.durable and self._is_full():
+            # Not answered: the client asks again while it has time.
+            self._drops.add("pending-full")
+            return
+        self._change(key, uuid, properties, body, min(ttl, TTL_MAX), now, client)
+
+    def _parse(self, lines: bytes) -> tuple[int, bytes]:
+        """The ttl among properties, and those that are passed on. Most clients send the same few again and again."""
+        known = self._parsed.get(lines)
+        if known is None:
+            properties = wire.parse_properties(lines)
+            known = min(wire.ttl_of(properties), TTL_MAX), wire.foreign_properties(properties)
+            if len(lines) <= 64:
+                if len(self._parsed) >= _PARSED_MAX:
+                    self._parsed.clear()
+                self._parsed[lines] = known
+        return known
+
+    def _excess(self, key: bytes, size: int, is_set: bool) -> str:
+        """Which limit a change would pass; empty for none. To delete is always possible."""
+        options = self.options
+        if len(key) > options.key_max or size > options.value_max:
+            return "too-large"
+        if key.count(b"/") > options.depth_max + 1:
+            return "too-deep"
+        if is_set:
+            store = self.store
+            pair = store.get(key)
+            more = PAIR_OVERHEAD + len(key) + size - (size_of(pair) if pair is not None else 0)
+            if store.bytes + self._unsaved_bytes + more > options.bytes_max:
+                return "map-full"
+            if pair is None and len(store) + len(self._unsaved_keys) >= options.keys_max:
+                return "map-full"
+        return ""
+
+    def _sequence_of(self, key: bytes) -> int:
+        change = self._unsaved_keys.get(key)
+        if change is not None:
+            return change.sequence if change.body else 0
+        return self.store.sequence_of(key)
+
+    # Changes.
+
+    def _change(
+        self, key: bytes, uuid: bytes, properties: bytes, body: bytes, ttl: int, now: float, client: bytes | None
+    ) -> None:
+        sequence = self._sequence = self._sequence + 1
+        if not body:
+            ttl = 0
+        if not self.options.durable:
+            self._publish(key, sequence, uuid, properties, body, ttl, now + ttl)
+            if client is not None:
+                self._acknowledge(client, uuid, sequence)
+            return
+        change = Change(key, sequence, uuid, properties, body, ttl, now + ttl, client)
+        self._unsaved.append(change)
+        self._unsaved_bytes += change.size
+        self._unsaved_keys[key] = change
+        if client is not None:
+            self._unanswered[uuid] = change
+
+    def _publish(
+        self, key: bytes, sequence: int, uuid: bytes, properties: bytes, body: bytes, ttl: int, deadline: float
+    ) -> None:
+        """A KVPUB (12/CHP, "Server-to-Client Updates"): the map and what is published change together."""
+        packed = wire.pack_sequence(sequence)
+        if not body:
+            previous = self.store.delete(key, sequence)
+            self._deletes += 1
+        elif ttl:
+            previous = self.store.put((key, packed, uuid, properties, body, deadline), sequence)
+            properties = b"ttl=%d\n%b" % (ttl, properties)
+        else:
+            properties = for_ever(properties)
+            previous = self.store.put((key, packed, uuid, properties, body), sequence)
+        self._published.append([key, packed, uuid, properties + previous, body])
+        self._updates += 1
+
+    def _acknowledge(self, client: bytes, uuid: bytes, sequence: int) -> None:
+        self._remember(uuid, wire.OK, sequence)
+        self._answer(client, uuid, wire.OK, sequence)
+
+    def _refuse(self, client: bytes, uuid: bytes) -> None:
+        # Remembered too: what its client has given up must not be made when it comes once more.
+        self._refused += 1
+        self._remember(uuid, wire.TOO_LARGE, 0)
+        self._answer(client, uuid, wire.TOO_LARGE, 0)
+
+    def _answer(self, client: bytes, uuid: bytes, code: int, sequence: int) -> None:
+        self._answered += 1
+        self._answers.append([client, *wire.zpack(uuid, code, sequence)])
+
+    def _remember(self, uuid: bytes, code: int, sequence: int) -> None:
+        acks = self._acks
+        acks[uuid] = code, sequence
+        if len(acks) > self.options.answers_max:
+            del acks[next(iter(acks))]
+
+    def _new_uuid(self) -> bytes:
+        return self._rng.getrandbits(128).to_bytes(16, "big")
+
+    # Changes that are written to disk before they are published.
+
+    def _is_full(self) -> bool:
+        return (
+            len(self._unsaved) + len(self._saving) >= self.options.pending_max
+            or self._unsaved_bytes >= self.options.pending_bytes_max
+        )
+
+    def _save(self) -> None:
+        """Have the next group written; those that come in the meantime make up the one after."""
+        if not self._saving:
+            self._saving = [self._unsaved.popleft() for _ in range(min(GROUP_MAX, len(self._unsaved)))]
+            self._commands.append(Save(list(self._saving)))
+
+    def saved(self, now: float) -> None:
+        """The group of the last :class:`Save` is on disk for good: publish it, and answer."""
+        self._now = now
+        group, self._saving = self._saving, []
+        for change in group:
+            self._unsaved_bytes -= change.size
+            if self._unsaved_keys.get(change.key) is change:
+                del self._unsaved_keys[change.key]
+            self._publish(
+                change.key,
+                change.sequence,
+                change.uuid,
+                change.properties,
+                change.body,
+                change.ttl,
+                change.deadline,
+            )
+            if change.client is not None:
+                self._unanswered.pop(change.uuid, None)
+                self._acknowledge(change.client, change.uuid, change.sequence)
+        if self._unsaved:
+            self._save()
+
+    def save_failed(self, reason: str, now: float) -> None:
+        """Nothing of that group is on disk. It is tried again: nothing is lost, and nobody is told that it is safe."""
+        self._now = now
+        self._events.append(SaveFailed(len(self._saving), reason))
+        self._save_at = now + SAVE_AGAIN
+
+    # Snapshots.
+
+    def _end_of_snapshot(self, client: bytes, view: View, subtree: bytes) -> Frames:
+        status = wire.status_property(self.instance, self.store.sequence)
+        return [client, *wire.kthxbai(view.sequence, subtree, status)]
+
+    # Messages out.
+
+    def ports_to_send(self) -> Collection[PortId]:
+        ports: list[PortId] = []
+        if self._published:
+            ports.append(PUBLISHER)
+        if self._answers or self._snapshots.out:
+            ports.append(SNAPSHOT)
+        return ports
+
+    def messages_to_send(self, port: PortId) -> list[Frames]:
+        if port == PUBLISHER:
+            messages, self._published = self._published, []
+        elif port == SNAPSHOT:
+            messages, self._answers = self._answers, []
+            if self._snapshots.out:
+                messages += self._snapshots.out
+                self._snapshots.out = []
+        else:
+            messages = []
+        return messages
+
+    def wants_to_read(self, port: PortId) -> bool:
+        """While the disk is behind, updates that nobody waits for stay with their senders."""
+        return not self._stopped and not (port == COLLECTOR and (self._draining or self._is_full()))
+
+    def commands(self) -> list[Command]:
+        commands, self._commands = self._commands, []
+        return commands
+
+    def send_failed(self, port: PortId, frames: Frames, reason: SendFailure, now: float) -> None:
+        if port != SNAPSHOT:
+            return
+        if len(frames) == 6:  # a routing id and five frames: KVSYNC or KTHXBAI
+            self._snapshots.failed(frames, reason, now)
+        else:
+            self._undelivered += 1
+
+    # Time.
+
+    def next_timer(self) -> float | None:
+        times = (self._heartbeat_at, self.store.next_expiry(), self._snapshots.next_time(self._now), self._save_at)
+        return min((time for time in times if time is not None), default=None)
+
+    def handle_timer(self, now: float) -> None:
+        self._now = now
+        if self._save_at is not None and self._save_at <= now:
+            self._save_at = None
+            self._commands.append(Save(list(self._saving)))
+        for key in self.store.expired(now, EXPIRED_MAX):
+            # A change on its way to the disk is newer than what has expired.
+            if key not in self._unsaved_keys:
+                self._expired += 1
+                self._change(key, self._new_uuid(), b"", b"", 0, now, None)
+        if self._unsaved:
+            self._save()
+        self._snapshots.work(now)
+        if self._heartbeat_at is not None and self._heartbeat_at <= now:
+            # Whatever else was published: who follows a subtree sees nothing else.
+            self._heartbeats += 1
+            self._published.append(wire.hugz(wire.status_property(self.instance, self.store.sequence)))
+            following = self._heartbeat_at + self.options.liveness.interval
+            self._heartbeat_at = following if following > now else now + self.options.liveness.interval
+
+    # The end.
+
+    def drain(self, now: float) -> None:
+        """Begin nothing more; finish the snapshots that are asked for and write down what was collected."""
+        self._draining = True
+
+    @property
+    def drained(self) -> bool:
+        """Whether no snapshot and no change is on its way."""
+        return not self._snapshots and not self._saving and not self._unsaved
+
+    def shut_down(self, now: float) -> None:
+        """CHP has no goodbye: who hears no HUGZ turns to another server."""
+        self._draining = self._stopped = True
+        self._heartbeat_at = None
+
+    def check_invariants(self) -> None:
+        self.store.check_invariants()
+        self._snapshots.check_invariants()
+        options = self.options
+        pending = [*self._saving, *self._unsaved]
+        assert self.store.sequence <= self._sequence
+        assert [change.sequence for change in pending] == sorted({change.sequence for change in pending})
+        assert not pending or self.store.sequence < pending[0].sequence, "published before it was saved"
+        assert self._unsaved_bytes == sum(change.size for change in pending)
+        assert self._unsaved_keys == {change.key: change for change in pending}
+        assert self._unanswered == {change.uuid: change for change in pending if change.client is not None}
+        assert options.durable or not pending
+        assert self._saving or not self._unsaved, "nobody writes what waits"
+        assert len(self._acks) <= options.answers_max
+        assert len(self.store) <= options.keys_max
+        assert self.store.bytes <= options.bytes_max
+        assert len(self._parsed) <= _PARSED_MAX
+
+    # Telling.
+
+    def events(self) -> list[Event]:
+        self._drops.tell(self._events)
+        events = self._events.copy()
+        self._events.clear()  # the snapshots add to the same list
+        return events
+
+    def statistics(self) -> ServerStatistics:
+        snapshots = self._snapshots
+        return ServerStatistics(
+            updates=self._updates,
+            deletes=self._deletes,
+            expired=self._expired,
+            answered=self._answered,
+            conflicts=self._conflicts,
+            refused=self._refused,
+            repeated=self._repeated,
+            snapshots=snapshots.complete,
+            snapshot_keys=snapshots.keys,
+            abandoned=snapshots.abandoned,
+            undelivered=self._undelivered,
+            heartbeats=self._heartbeats,
+            sequence=self.store.sequence,
+            keys=len(self.store),
+            bytes=self.store.bytes,
+            joining=len(snapshots),
+            pending=len(self._saving) + len(self._unsaved),
+            dropped=dict(self._drops.totals),
+        )
