@@ -1,5 +1,7 @@
 """Clone: a map that a server shares with its clients and that converges (12/CHP; Guide chapter 5)."""
 
-from zpatterns.clone.server import CloneServer
+from zpatterns.clone.client import AsyncClone, Clone
+from zpatterns.clone.events import CloneState
+from zpatterns.clone.replica_core import Change
 
-__all__ = ["CloneServer"]
+__all__ = ["AsyncClone", "Change", "Clone", "CloneState"]
