@@ -18,6 +18,8 @@ QUICK = (
     "cancelled-call-is-answered",
     "lazy-attempt-keeps-its-socket",
     "lazy-server-begins-what-is-past-its-time",
+    "paranoid-heartbeat-makes-a-busy-worker-ready",
+    "simple-unreachable-worker-takes-its-request-along",
 )
 """One for each kind of checker, and each caught within its first few worlds."""
 
