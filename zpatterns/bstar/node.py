@@ -18,7 +18,7 @@ from zpatterns.bstar.hosted_core import paired_core
 from zpatterns.bstar.lease_core import ACQUIRE, ON_ACTIVE, ON_PASSIVE, RENEW
 from zpatterns.bstar.pair_core import PairCore
 from zpatterns.core import Command, Errand, Event, SocketKind
-from zpatterns.errors import ClosedError, PromotionRefused
+from zpatterns.errors import ClosedError, EndpointError, PromotionRefused
 from zpatterns.handlers import Handler
 from zpatterns.pirate.lazy_server import LazyPirateServer
 from zpatterns.reactor import Reactor, ReactorDriver
@@ -89,7 +89,7 @@ class BinaryStar(Service):
         self.service: Any = _Server(*endpoints, handler=handler, settings=settings) if service is None else service
         """What it hosts."""
         self._local = check_endpoint(local, bind=True)
-        self._control = None if control is None else check_endpoint(control, bind=True)
+        self._control = None if control is None else _check_control(control)
         self._on_active, self._on_passive, self._fence = on_active, on_passive, fence
         options = StarOptions(
             primary=primary,
@@ -269,6 +269,17 @@ class BinaryStar(Service):
         except Exception as error:
             self._telemetry.error("fence_raised", error, asked_to=what, epoch=epoch)
             return None
+
+
+def _check_control(endpoint: str) -> str:
+    """Errors: EndpointError for one that others than this machine's users could reach."""
+    host = check_endpoint(endpoint, bind=True).partition("://")[2].rpartition(":")[0]
+    if endpoint.startswith("tcp://") and host not in ("localhost", "[::1]") and not host.startswith("127."):
+        raise EndpointError(
+            f"{endpoint!r} is no place for control: whoever reaches it can promote; use ipc, or tcp on 127.0.0.1",
+            endpoint=endpoint,
+        )
+    return endpoint
 
 
 class _PairTelemetry(Telemetry):

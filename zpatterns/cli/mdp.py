@@ -34,6 +34,7 @@ from zpatterns.cli.base import (
     version_option,
 )
 from zpatterns.cli.output import body_frames, print_reply, print_table
+from zpatterns.cli.pair import pair_options, take_pair_options
 from zpatterns.errors import ServiceNotFound
 
 
@@ -77,20 +78,28 @@ def mdp() -> None:
     show_default=True,
     help="What becomes of the request in a lost worker's hands.",
 )
+@pair_options("pair-")
 @log_format_option
 def broker(bind: Sequence[str], queue_max: int | None, log_format: Any, **options: Any) -> None:
     """Run a broker until SIGINT or SIGTERM.
 
-    It serves clients and workers of both versions, 0.1 (RFC 7) and 0.2 (RFC 18), on the same endpoints.
+    It serves clients and workers of both versions, 0.1 (RFC 7) and 0.2 (RFC 18), on the same endpoints. With --primary
+    or --backup it is one half of a Binary Star pair; clients and workers are given the endpoints of both.
     """
     from zpatterns.mdp import Broker
+    from zpatterns.service import Service
     from zpatterns.telemetry import configure_logging
 
+    pair = take_pair_options(options, "pair_")
     if queue_max is not None:
         options["queue_max"] = queue_max
     configure_logging(log_format)
     with arguments_checked():
-        service = Broker(*bind, **options)
+        service: Service = Broker(*bind, **options)
+        if pair is not None:
+            from zpatterns.bstar import BinaryStar
+
+            service = BinaryStar(service, **pair)
     service.run()
 
 
