@@ -10,7 +10,7 @@ from zpatterns.pirate.paranoid_queue_core import ParanoidQueueCore
 from zpatterns.pirate.queue_core import BACK, FRONT, QueueCore
 from zpatterns.pirate.queue_state import QueueOptions, QueueStatistics
 from zpatterns.pirate.simple_queue_core import SimpleQueueCore
-from zpatterns.reactor import Reactor, ReactorDriver
+from zpatterns.reactor import Reactor
 from zpatterns.service import Service
 from zpatterns.sockets import SocketSettings, check_endpoint
 from zpatterns.timing import Liveness
@@ -58,15 +58,13 @@ class _Queue(Service):
         return {"endpoint": self.frontend, "backend": self.backend}
 
     def _attach(self, reactor: Reactor) -> None:
-        driver = ReactorDriver(
+        driver = self._drive(
             reactor,
             self._core,
             settings=self._settings,
-            telemetry=self._telemetry,
             on_command=_no_command,
             stall_threshold=self._core.options.liveness.interval,
         )
-        self._drivers.append(driver)
         self._frontend = driver.bind(FRONT, SocketKind.ROUTER, self._frontend)
         self._backend = driver.bind(BACK, SocketKind.ROUTER, self._backend)
 
