@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.harness import FixedRng, Harness
-from zpatterns.core import Deliver, Fail, Frames, Open
+from zpatterns.core import Deliver, Fail, Frames, Open, Run
 from zpatterns.freelance.addressed_core import AddressedCore
 from zpatterns.freelance.failover_core import FailoverCore
 from zpatterns.freelance.server_core import FreelanceServerCore
@@ -63,9 +63,9 @@ class Client(Harness[Any]):
         return self.take()
 
     def pong(self, *endpoints: str) -> None:
-        """These servers answer PING."""
+        """These servers answer PING. What is sent then stays where it is."""
         for endpoint in endpoints:
-            self.hear(endpoint, b"PONG")
+            self.give([b"server", b"PONG"], port=self.ports[endpoint])
 
     def take(self) -> list[tuple[str, Frames]]:
         """Take what was sent, PINGs left out."""
@@ -111,14 +111,24 @@ class Server(Harness[FreelanceServerCore]):
     """A server with one place for handlers, unless `options` say otherwise."""
 
     def __init__(self, model: str = "addressed", **options: Any) -> None:
+        self._runs: list[int] = []
         super().__init__(FreelanceServerCore(model, ServerOptions(**options)), "server")
 
-    def done(self, run: int, *frames: bytes) -> list[Frames]:
-        """The handler of `run` returns; what is sent."""
-        self.step(self.core.handler_done, run, list(frames), self.now)
+    def begun(self) -> list[tuple[bytes, Frames]]:
+        """Take the requests that were given to handlers: the client and the body."""
+        return [(run.client, run.frames) for run in self.asked(Run)]
+
+    def done(self, number: int, *frames: bytes) -> list[Frames]:
+        """The handler of the request that was begun as the `number`th, from 1, returns; what is sent."""
+        self.step(self.core.handler_done, self._runs[number - 1], list(frames), self.now)
         return self.sent()
 
-    def raised(self, run: int, code: str = "ValueError", text: str = "no") -> list[Frames]:
-        """The handler of `run` raises; what is sent."""
-        self.step(self.core.handler_failed, run, code, text, self.now)
+    def raised(self, number: int, code: str = "ValueError", text: str = "no") -> list[Frames]:
+        """That handler raises; what is sent."""
+        self.step(self.core.handler_failed, self._runs[number - 1], code, text, self.now)
         return self.sent()
+
+    def _collect(self) -> None:
+        before = len(self._asked)
+        super()._collect()
+        self._runs += [command.run for command in self._asked[before:] if isinstance(command, Run)]

@@ -288,6 +288,7 @@ def test_closing_ends_every_call_and_every_connection():
 def test_a_server_that_is_added_is_the_last_in_order():
     client = Client(A)
     client.pong(A)
+    client.pings()
     client.step(client.core.add_server, B, client.now)
     assert client.core.endpoints == (A, B)
     assert client.pings() == [B]

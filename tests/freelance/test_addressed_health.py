@@ -216,6 +216,7 @@ def test_a_client_that_stood_still_does_not_take_its_servers_for_dead(seconds):
     client = Client()
     client.pong(A, B)
     client.asked()
+    client.pings()
     client.stall(seconds)
     assert client.asked(Close) == []
     assert client.pings() == [A, B], "it asks them"

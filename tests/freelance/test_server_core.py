@@ -6,7 +6,7 @@ import pytest
 
 from tests.freelance.harness import ERROR, Server
 from tests.harness import START
-from zpatterns.core import MessagesDropped, Run, SendFailure
+from zpatterns.core import MessagesDropped, SendFailure
 from zpatterns.server_core import HandlerFailed, RequestRefused
 
 # Addressed.
@@ -15,7 +15,7 @@ from zpatterns.server_core import HandlerFailed, RequestRefused
 def test_a_request_is_handled_and_its_reply_has_the_control_frame():
     server = Server()
     assert server.give([b"client", b"ccf", b"a", b"", b"b"]) == []
-    assert server.asked() == [Run(1, b"client", [b"a", b"", b"b"])]
+    assert server.begun() == [(b"client", [b"a", b"", b"b"])]
     assert server.done(1, b"x", b"y") == [[b"client", b"ccf", b"x", b"y"]]
 
 
@@ -56,7 +56,7 @@ def test_the_newest_is_refused_when_the_queue_is_full():
     assert sent == [[b"d", b"3", ERROR, b"429", b"the server's queue is full"]]
     assert [event.client for event in server.events(RequestRefused)] == [b"d"]
     server.done(1, b"")
-    assert server.asked(Run) == [Run(1, b"c", [b"a"]), Run(2, b"c", [b"b"])]
+    assert server.begun() == [(b"c", [b"a"]), (b"c", [b"b"])]
 
 
 def test_draining_refuses_what_waits_and_comes_and_finishes_what_was_begun():
@@ -76,7 +76,7 @@ def test_what_has_waited_for_its_time_to_live_is_dropped():
     assert server.until(START + 5) == []
     assert server.statistics.expired == 1
     server.done(1, b"")
-    assert server.asked(Run) == [Run(1, b"c", [b"a"])]
+    assert server.begun() == [(b"c", [b"a"])]
 
 
 @pytest.mark.parametrize("reason", list(SendFailure))
@@ -92,7 +92,7 @@ def test_a_reply_whose_client_is_gone_is_counted(reason):
 def test_failover_answers_with_the_envelope_it_got():
     server = Server("failover")
     server.give([b"proxy", b"client", b"", b"a", b"", b"b"])
-    assert server.asked() == [Run(1, b"proxy", [b"a", b"", b"b"])]
+    assert server.begun() == [(b"proxy", [b"a", b"", b"b"])]
     assert server.done(1, b"x") == [[b"proxy", b"client", b"", b"x"]]
 
 
@@ -101,7 +101,7 @@ def test_failover_has_no_ping():
     assert server.give([b"c", b"PING"]) == []
     assert server.statistics.dropped == {"invalid": 1}
     server.give([b"c", b"", b"PING"])
-    assert server.asked() == [Run(1, b"c", [b"PING"])]
+    assert server.begun() == [(b"c", [b"PING"])]
 
 
 def test_failover_tells_errors():
@@ -116,7 +116,7 @@ def test_failover_tells_errors():
 def test_shotgun_answers_with_the_sequence():
     server = Server("shotgun")
     server.give([b"c", b"", b"41", b"body"])
-    assert server.asked() == [Run(1, b"c", [b"body"])]
+    assert server.begun() == [(b"c", [b"body"])]
     assert server.done(1, b"x") == [[b"c", b"", b"41", b"x"]]
 
 

@@ -72,7 +72,7 @@ class FailoverCore(CallsCore[Call]):
 
     def _pause(self, call: Call) -> float:
         """None before a server that was not asked yet."""
-        return super()._pause(call) if call.attempts % len(self.endpoints) == 0 else 0.0
+        return super()._pause(call) if call.attempts % len(self._endpoints) == 0 else 0.0
 
     # Messages.
 
