@@ -8,7 +8,7 @@ How a page is written, by the language of its blocks:
 ``console``
     Each line ``$ command`` is typed into one shell for the whole page, and must succeed; the lines under it are
     what it prints. One that ends in ``&`` goes on in the background until the page ends: what is shown under it
-    is how its output begins. Before the next line a broker is ready, and a worker registered.
+    is how its output begins. Before the next line a broker or server is ready, and a worker registered.
 ``sh``
     Commands that set up, test or install something. They are not run, and nothing else may stand there.
 ``text``, ``json``, ``mermaid``
@@ -179,8 +179,9 @@ class Session:
     def _start(self, command: str, shown: str, line: int) -> None:
         output = self._output_file()
         words = shlex.split(command)
-        is_broker = words[:3] == ["zpatterns", "mdp", "broker"] or words[0] == "zpatterns-mdp-broker"
-        endpoint = None if is_broker else self._worker_at(words, command)
+        is_server = words[0] == "zpatterns" and words[2:3] in (["broker"], ["queue"], ["server"])
+        is_server = is_server or words[0].startswith("zpatterns-")
+        endpoint = None if is_server else self._worker_at(words, command)
         before = _workers_at(endpoint) if endpoint else 0
         self._type(f"{command} >{output} 2>&1 </dev/null & printf '0\\n'", line)
 
@@ -188,7 +189,7 @@ class Session:
             return self._to_page(output.read_text())
 
         try:
-            if is_broker:
+            if is_server:
                 until(lambda: re.search(r"\bready\b", printed()), f"{command!r} is ready", DEADLINE)
             elif endpoint:
                 until(lambda: _workers_at(endpoint) > before, f"{command!r} has registered", DEADLINE)
