@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.harness import START
-from tests.pirate.lazy_harness import ERROR, LazyServer, refusal, request
-from zpatterns.core import Cancel, MessagesDropped, Run, SendFailure
+from tests.pirate.lazy_harness import ERROR, LazyClient, LazyServer, refusal, request
+from zpatterns.calls import CallCore
+from zpatterns.core import Cancel, MessagesDropped, Run, SendFailure, ServiceCore
 from zpatterns.server_core import HandlerFailed, RequestExpired, RequestRefused, ServerOptions
 from zpatterns.testing.weight import reachable_frames
 
@@ -257,3 +258,19 @@ def test_limits_are_at_least_one(name):
 def test_request_ttl_is_a_time(ttl):
     with pytest.raises(ValueError, match="request_ttl must be a positive number"):
         ServerOptions(request_ttl=ttl)
+
+
+def test_the_cores_keep_the_contract():
+    """mypy checks the signatures here; this, that each can be asked for everything before anything has happened."""
+    server: ServiceCore = LazyServer().core
+    client: CallCore = LazyClient().core
+    for core in (server, client):
+        assert not core.ports_to_send()
+        assert core.commands() == []
+        assert core.events() == []
+        assert core.next_timer() is None
+        core.handle_timer(1000.0)
+        core.check_invariants()
+        assert core.statistics() == core.statistics()
+    assert server.drained
+    assert (server.PORTS, client.PORTS) == (("server",), ())
