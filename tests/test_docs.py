@@ -245,7 +245,7 @@ DRAIN = inspect.signature(Broker.stop).parameters["drain"].default
         ("majordomo.md", f"The commands drain for {DRAIN:g} s"),
         ("command-line.md", f"finish what it holds, for {DRAIN:g} s at most"),
         ("command-line.md", f"Default: {BrokerOptions().queue_max:,} |"),
-        ("wire.md", f"may be {BrokerOptions().held_bytes_max // 2**20} MiB"),
+        ("wire.md", f"Up to {BrokerOptions().held_bytes_max // 2**20} MiB"),
         ("wire.md", f"forgets one that has waited for {BrokerOptions().request_ttl:g} s"),
         ("wire.md", f"1 to {wire.SERVICE_NAME_MAX} bytes of printable UTF-8"),
     ],
