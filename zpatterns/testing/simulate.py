@@ -82,7 +82,11 @@ def _numbers(_context: click.Context, _parameter: click.Parameter, value: str | 
 
 @click.command(name="python -m zpatterns.testing.simulate")
 @click.option(
-    "--pattern", default="mdp", show_default=True, metavar="NAME", help="'mdp', or a world of your own: module:Class."
+    "--pattern",
+    default="mdp",
+    show_default=True,
+    metavar="NAME",
+    help=f"One of {', '.join(PATTERNS)}, or a world of your own: module:Class.",
 )
 @click.option("--seeds", type=click.IntRange(1), default=1000, show_default=True, help="How many worlds to run.")
 @click.option("--first", type=click.IntRange(0), default=0, show_default=True, help="The first seed of them.")
