@@ -25,7 +25,7 @@ DEFAULT_BACKEND: Final = "tcp://127.0.0.1:5556"
 
 paranoid_option = click.option(
     "--paranoid/--simple",
-    "is_paranoid",
+    "paranoid",
     default=True,
     show_default=True,
     help="With heartbeats (RFC 6), or without; both ends need the same.",
@@ -53,10 +53,10 @@ def _heartbeat_options(function: F) -> F:
     return function
 
 
-def _chosen(is_paranoid: bool, options: Mapping[str, Any]) -> dict[str, Any]:
+def _chosen(paranoid: bool, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that were given. Errors: a heartbeat where there is none."""
     chosen = {name: value for name, value in options.items() if value is not None}
-    for name in () if is_paranoid else ("heartbeat_interval", "liveness"):
+    for name in () if paranoid else ("heartbeat_interval", "liveness"):
         if name in chosen:
             raise click.UsageError(f"--{name.replace('_', '-')} is for --paranoid: Simple Pirate has no heartbeats.")
     return chosen
@@ -95,15 +95,15 @@ def _chosen(is_paranoid: bool, options: Mapping[str, Any]) -> dict[str, Any]:
     help="Workers that a request is given to, one after another, when each is lost.",
 )
 @log_format_option
-def queue(is_paranoid: bool, frontend: str, backend: str, log_format: Any, **options: Any) -> None:
+def queue(paranoid: bool, frontend: str, backend: str, log_format: Any, **options: Any) -> None:
     """Run a queue between clients and workers until SIGINT or SIGTERM."""
-    chosen = _chosen(is_paranoid, options)
+    chosen = _chosen(paranoid, options)
     from zpatterns.pirate import ParanoidPirateQueue, SimplePirateQueue
     from zpatterns.telemetry import configure_logging
 
     configure_logging(log_format)
     with arguments_checked():
-        service = (ParanoidPirateQueue if is_paranoid else SimplePirateQueue)(frontend, backend, **chosen)
+        service = (ParanoidPirateQueue if paranoid else SimplePirateQueue)(frontend, backend, **chosen)
     service.run()
 
 
@@ -131,12 +131,12 @@ queue.params.append(version_option())
 @_heartbeat_options
 @log_format_option
 def worker(
-    is_paranoid: bool, connect: Sequence[str], echo: bool, handler: str | None, log_format: Any, **options: Any
+    paranoid: bool, connect: Sequence[str], echo: bool, handler: str | None, log_format: Any, **options: Any
 ) -> None:
     """Serve the requests of a queue until SIGINT or SIGTERM."""
     if echo and handler is not None:
         raise click.UsageError("--echo and --handler exclude each other.")
-    chosen = _chosen(is_paranoid, options)
+    chosen = _chosen(paranoid, options)
     from zpatterns.cli.handlers import load_handler
     from zpatterns.pirate import ParanoidPirateWorker, SimplePirateWorker
     from zpatterns.telemetry import configure_logging
@@ -144,11 +144,11 @@ def worker(
     target = None if handler is None else load_handler(handler)
     configure_logging(log_format)
     endpoints = check_endpoints(connect)
-    if not is_paranoid and len(endpoints) > 1:
+    if not paranoid and len(endpoints) > 1:
         raise click.UsageError("--simple takes one --connect: its worker cannot tell when to turn to another queue.")
-    kind: type[Any] = ParanoidPirateWorker if is_paranoid else SimplePirateWorker
+    kind: type[Any] = ParanoidPirateWorker if paranoid else SimplePirateWorker
     with arguments_checked():
-        where = endpoints if is_paranoid else endpoints[0]
+        where = endpoints if paranoid else endpoints[0]
         if isinstance(target, type) and issubclass(target, kind):
             serving = target(where, **chosen)
         else:
