@@ -112,8 +112,17 @@ class StoreError(ZPatternsError, OSError):
     `path`: its name.
     """
 
-    def __init__(self, message: str, *, path: str = "") -> None:
-        super().__init__(message)
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str = "",
+        endpoint: str | None = None,
+        service: str | None = None,
+        attempts: int | None = None,
+        elapsed: float | None = None,
+    ) -> None:
+        super().__init__(message, endpoint=endpoint, service=service, attempts=attempts, elapsed=elapsed)
         self.path = path
 
 

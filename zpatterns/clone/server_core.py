@@ -36,7 +36,7 @@ _FOR_EVER = b"ttl=0\n"
 
 
 def for_ever(properties: bytes) -> bytes:
-    """The properties of a pair without a ttl. The Guide's server, following us, would take any for none that is told."""
+    """The properties of a pair without a ttl. The Guide's server, should it follow us, takes any for one not told."""
     return _FOR_EVER + properties if properties else _FOR_EVER
 
 
