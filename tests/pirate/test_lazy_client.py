@@ -203,6 +203,27 @@ class TestAttempts:
         assert failed[0].endpoint == NOBODY
         assert failed[0].reason == "no answer"
 
+    def test_a_server_that_dies_and_comes_back_under_load_costs_no_call(self, make):
+        served = [0, 0]
+
+        def handler(life: int) -> Callable[[Request], bytes]:
+            def handle(request: Request) -> bytes:
+                served[life] += 1
+                return request.body
+
+            return handle
+
+        with ReservedPort() as port, BackgroundReactor() as reactor:
+            first = reactor.start(LazyPirateServer(port.endpoint, handler=handler(0)))
+            caller = make(port.endpoint, timeout=2 * DEADLINE, attempt_timeout=0.5, retries=70, max_in_flight=4)
+            calls = [caller.start(b"%d" % number) for number in range(100)]
+            until(lambda: served[0] >= 20, "some are answered")
+            reactor.stop(first, drain=0.0)
+            calls += [caller.start(b"%d" % number) for number in range(100, 150)]
+            reactor.start(LazyPirateServer(port.endpoint, handler=handler(1)))
+            assert [call.result(DEADLINE) for call in calls] == [[b"%d" % number] for number in range(150)]
+            assert served[1] >= 50
+
     def test_a_refusal_is_tried_again(self, make, peer):
         rep = peer(zmq.REP, bind=LOOPBACK)
         call = make(where(rep), attempt_timeout=0.5, retries=30).start(b"x")
