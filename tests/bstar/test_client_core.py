@@ -107,6 +107,14 @@ def test_a_refusal_is_an_attempt_that_failed():
     assert asked(client)[1:] == [(2.0, B)]
 
 
+def test_a_side_that_has_no_room_is_asked_again_for_it_is_the_one_that_serves():
+    client = StarClient()
+    client.call(1)
+    client.give([b"", ERROR, b"429", b"the queue is full"], port=client.ports[0])
+    client.advance(0.9)
+    assert asked(client) == [(0.0, A), (0.125, A)]
+
+
 def test_an_error_of_the_handler_is_the_outcome():
     client = StarClient()
     client.call(1)

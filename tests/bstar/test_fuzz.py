@@ -9,6 +9,7 @@ import pytest
 from tests.bstar.star_harness import Pair, broker_pair, server_pair
 from tests.mdp.mutate import Mutator
 from zpatterns.bstar import wire
+from zpatterns.bstar.bstar_state import Grant
 from zpatterns.core import Errand, SendFailure
 
 PIECES = [b"1", b"2", b"3", b"4", b"0", b"5", b" ", b"=", b"epoch=", b"interval=", b"liveness=", b"\x00", b"\xff"]
@@ -57,7 +58,8 @@ def test_no_sequence_of_frames_times_and_outcomes_unsettles_a_node(seed, role):
             if errand.what == "on-active":
                 pair.step(star.activated, errand.number, outcome is not None, pair.now)
             elif errand.what == "acquire":
-                pair.step(star.lease_acquired, errand.number, outcome, pair.now)
+                grant = None if outcome is None else Grant(outcome, errand.number + rng.choice((0, 0, 3)))
+                pair.step(star.lease_acquired, errand.number, grant, pair.now)
             elif errand.what == "renew":
                 pair.step(star.lease_renewed, errand.number, outcome, pair.now)
         elif draw < 0.83:

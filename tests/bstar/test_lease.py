@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.bstar.star_harness import ACTIVE, BACKUP, Star, digits
+from zpatterns.bstar.bstar_state import Grant
 from zpatterns.bstar.events import LeaseRefused
 
 
@@ -19,7 +20,7 @@ def fenced(role: str = "primary", **options: Any) -> Star:
 def holder(seconds: float = 10.0) -> Star:
     star = fenced()
     star.hear(BACKUP)
-    star.step(star.core.lease_acquired, 1, seconds, star.now)
+    star.step(star.core.lease_acquired, 1, Grant(seconds, 1), star.now)
     star.sent()
     star.errands()
     return star
@@ -30,7 +31,7 @@ def test_the_fence_is_asked_before_anything_changes():
     assert star.hear(BACKUP) == []
     assert star.errands() == [("acquire", 1)]
     assert (star.state, star.vote(), star.application.serves) == ("primary waiting", "hold", False)
-    star.step(star.core.lease_acquired, 1, 10.0, star.now)
+    star.step(star.core.lease_acquired, 1, Grant(10.0, 1), star.now)
     assert (star.state, star.core.epoch, star.vote(), digits(star.sent())) == ("active", 1, "serve", [b"3"])
 
 
@@ -53,7 +54,7 @@ def test_time_counts_from_the_asking_and_the_longest_turn_is_taken_off():
     star = fenced()
     star.hear(BACKUP)
     star.advance(1.0)
-    star.step(star.core.lease_acquired, 1, 3.0, star.now)
+    star.step(star.core.lease_acquired, 1, Grant(3.0, 1), star.now)
     star.advance(1.4)
     assert star.vote() == "serve"
     star.advance(0.1)
@@ -66,7 +67,7 @@ def test_a_lease_that_came_too_late_is_given_back():
     star = fenced()
     star.hear(BACKUP)
     star.advance(1.6)
-    star.step(star.core.lease_acquired, 1, 2.0, star.now)
+    star.step(star.core.lease_acquired, 1, Grant(2.0, 1), star.now)
     assert star.state == "primary waiting"
     assert star.errands() == [("acquire", 1), ("release", 1)]
 
@@ -83,7 +84,7 @@ def test_a_lease_that_nobody_wants_any_more_is_given_back():
     star = fenced()
     star.hear(BACKUP)
     star.hear(ACTIVE)
-    star.step(star.core.lease_acquired, 1, 10.0, star.now)
+    star.step(star.core.lease_acquired, 1, Grant(10.0, 1), star.now)
     assert star.state == "passive"
     assert star.errands() == [("acquire", 1), ("release", 1)]
 
@@ -92,12 +93,23 @@ def test_a_lease_for_an_epoch_that_was_overtaken_is_given_back():
     star = fenced()
     star.hear(BACKUP)
     star.hear(b"2 epoch=8")
-    star.step(star.core.lease_acquired, 1, 10.0, star.now)
+    star.step(star.core.lease_acquired, 1, Grant(10.0, 1), star.now)
     assert star.state == "primary waiting"
     assert star.errands() == [("acquire", 1), ("release", 1)]
     star.advance(0.5)
     star.hear(b"2 epoch=8")
     assert star.errands() == [("acquire", 9)]
+
+
+def test_the_fence_knows_of_epochs_that_a_restarted_pair_has_forgotten():
+    star = fenced()
+    star.hear(BACKUP)
+    star.step(star.core.lease_acquired, 1, Grant(10.0, 8), star.now)
+    assert star.sent() == [[b"3 epoch=8 interval=1 liveness=2"]]
+    star.advance(5.0)
+    assert star.errands() == [("acquire", 1), ("renew", 8)]
+    star.step(star.core.leave, star.now)
+    assert star.errands() == [("release", 8)]
 
 
 def test_it_is_renewed_in_time_and_goes_on():
@@ -142,7 +154,7 @@ def test_answers_to_an_earlier_renewal_change_nothing():
 def test_whoever_stops_serving_gives_the_lease_back_after_on_passive(end):
     star = Star("primary", has_fence=True, has_hooks=True)
     star.hear(BACKUP)
-    star.step(star.core.lease_acquired, 1, 10.0, star.now)
+    star.step(star.core.lease_acquired, 1, Grant(10.0, 1), star.now)
     star.step(star.core.activated, 1, True, star.now)
     star.errands()
     if end == "hears of a higher epoch":
@@ -169,6 +181,6 @@ def test_a_node_that_is_being_stopped_takes_no_lease():
     star = fenced()
     star.hear(BACKUP)
     star.step(star.core.close, star.now)
-    star.step(star.core.lease_acquired, 1, 10.0, star.now)
+    star.step(star.core.lease_acquired, 1, Grant(10.0, 1), star.now)
     assert star.state == "primary waiting"
     assert star.errands() == [("acquire", 1), ("release", 1)]

@@ -17,6 +17,7 @@ from zpatterns.bstar.bstar_state import (
     HEARD,
     STATES,
     Application,
+    Grant,
     Input,
     StarOptions,
     StarStatistics,
@@ -35,6 +36,9 @@ PEER = "peer"
 
 CONTROL = "control"
 """The ROUTER for operators."""
+
+_CONNECTING = 1.0
+"""Seconds that a connection to the other node is given, however short the lease is: on a long line it takes some."""
 
 TICKS = 4
 """Turns in each heartbeat interval, so that one knows how long one stood still."""
@@ -139,10 +143,10 @@ class StarCore:
         else:
             self.step_down(now, "on_active raised")
 
-    def lease_acquired(self, epoch: int, seconds: float | None, now: float) -> None:
-        """The fence gave the lease of `epoch` for so many seconds from when it was asked, or (None) refused it."""
-        asking = self._fence.answered(epoch, seconds, now)
-        if asking is not None and epoch > self._seen_epoch:
+    def lease_acquired(self, epoch: int, grant: Grant | None, now: float) -> None:
+        """The fence's answer to the errand ``acquire`` of `epoch`: a lease, or None where another has it."""
+        asking = self._fence.answered(epoch, grant, now)
+        if asking is not None and grant is not None and grant.epoch > max(self._seen_epoch, self.epoch):
             self._step(asking.what, now, "the fence gave the lease")
             return
         if asking is not None:
@@ -380,7 +384,7 @@ class StarCore:
 
     def _listen(self, now: float) -> None:
         self._commands += [Open(PEER, SocketKind.SUB, self.options.remote), Subscribe(PEER, b"")]
-        self._reopen_at = now + self._lease
+        self._reopen_at = now + max(self._lease, _CONNECTING)
 
     # Time.
 

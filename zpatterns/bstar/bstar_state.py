@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from zpatterns.bstar import wire
 from zpatterns.timing import Liveness
@@ -114,6 +114,14 @@ class StarStatistics:
     heartbeats: int
     heard: int
     dropped: dict[str, int]
+
+
+class Grant(NamedTuple):
+    """A lease that a fence gives: for how many `seconds` from now, and the `epoch` to serve under. That is at least the
+    one that was asked for, and higher than any that was given before; a pair that was restarted knows no better."""
+
+    seconds: float
+    epoch: int
 
 
 class Application(Protocol):

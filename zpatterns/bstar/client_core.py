@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 from zpatterns.calls_core import Call, CallOptions, CallsCore, ClientStatistics, Connection
 from zpatterns.core import Frames, Rng
-from zpatterns.errors import ZPatternsError
+from zpatterns.errors import RemoteError, ZPatternsError
 from zpatterns.pirate.wire import lazy_reply, lazy_request
-from zpatterns.wire import NOT_STARTED, parse_error
+from zpatterns.wire import CODE_DRAINING, CODE_OVERLOADED, parse_error
+
+_DRAINING, _OVERLOADED = CODE_DRAINING.decode(), CODE_OVERLOADED.decode()
 
 __all__ = ["ClientOptions", "ClientStatistics", "StarClientCore"]
 
@@ -40,6 +42,7 @@ class StarClientCore(CallsCore[Call]):
         super().__init__(endpoints, options, rng)
         self._settled_at = float("-inf")
         self._is_settling = False
+        self._is_busy = False
         self._held: list[Call] = []  # attempts that wait for the settle delay
 
     def start_call(self, call_id: int, body: Frames, now: float, *, timeout: float | None = None) -> None:
@@ -69,12 +72,17 @@ class StarClientCore(CallsCore[Call]):
                 super()._send(call)
 
     def _pause(self, call: Call) -> float:
-        return 0.0  # the settle delay is the pause
+        return super()._pause(call) if self._is_busy else 0.0  # the settle delay is the pause
 
     def _attempt_failed(self, call: Call, reason: str, now: float, error: ZPatternsError) -> None:
-        if call.endpoint == self._preferred and len(self._endpoints) > 1:
+        active = self._preferred
+        self._is_busy = isinstance(error, RemoteError) and error.code == _OVERLOADED
+        if not self._is_busy and call.endpoint == active and len(self._endpoints) > 1:
             self._settled_at = now + self.options.settle_delay
         super()._attempt_failed(call, reason, now, error)
+        if self._is_busy:
+            # It has no room, but it serves: the other side would not.
+            call.endpoint = self._preferred = active
 
     # Messages.
 
@@ -87,7 +95,7 @@ class StarClientCore(CallsCore[Call]):
             self._drops.add("invalid")
             return
         error = parse_error(body)
-        if (error is None or error[0] not in NOT_STARTED) and connection.endpoint != self._preferred:
+        if (error is None or error[0] != _DRAINING) and connection.endpoint != self._preferred:
             # It was given up too early: it is the active one, and what waits may go there at once.
             self._preferred = connection.endpoint
             self._settled_at = now

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from zpatterns.bstar.bstar_state import Grant
+
 
 class Fence(Protocol):
     """One node's way to a lease that at most one of the pair holds at a time.
@@ -15,8 +17,9 @@ class Fence(Protocol):
     What a method raises is logged and counts as no answer: a lease that was not renewed runs out.
     """
 
-    async def acquire(self, epoch: int) -> float | None:
-        """Take the lease if nobody else holds it. Returns for how many seconds from now, or None."""
+    async def acquire(self, epoch: int) -> Grant | None:
+        """Take the lease if nobody else holds it, with this epoch or, where a like or higher one was given before, a
+        higher one than that. Returns what was given, or None."""
 
     async def renew(self, epoch: int) -> float | None:
         """Hold the lease on. Returns for how many seconds from now, or None when it is not ours any more."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from zpatterns.bstar.bstar_state import Input
+from zpatterns.bstar.bstar_state import Grant, Input
 from zpatterns.core import Command, Errand
 
 # What a front end is asked to do, by the names of errands; the number is the epoch.
@@ -56,18 +56,18 @@ class Lease:
             self.asking = Asking(epoch, now, what)
             self._do(Errand(ACQUIRE, epoch))
 
-    def answered(self, epoch: int, seconds: float | None, now: float) -> Asking | None:
+    def answered(self, epoch: int, grant: Grant | None, now: float) -> Asking | None:
         """The fence's answer to :meth:`ask`. Returns what was asked if we hold the lease now, else None."""
         asking = self.asking
         if asking is not None and asking.epoch == epoch:
             self.asking = None
-            if seconds is not None and asking.at + seconds - self._longest_turn > now:
-                self.epoch = epoch
-                self._take(asking.at, seconds)
+            if grant is not None and asking.at + grant.seconds - self._longest_turn > now:
+                self.epoch = grant.epoch
+                self._take(asking.at, grant.seconds)
                 return asking
             self._ask_again_at = now + self._pause
-        if seconds is not None:
-            self._do(Errand(RELEASE, epoch))  # too late, or we do not want it any more
+        if grant is not None:
+            self._do(Errand(RELEASE, grant.epoch))  # too late, or we do not want it any more
         return None
 
     def renewed(self, epoch: int, seconds: float | None) -> bool:

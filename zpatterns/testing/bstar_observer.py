@@ -1,0 +1,151 @@
+"""What an outsider can tell of a Binary Star pair: S1, L1, the fence, and that clients let it settle."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zpatterns.core import Frames, SocketKind
+from zpatterns.testing.bstar_nodes import StarNode
+from zpatterns.testing.direct import CallerNode
+from zpatterns.testing.driving import SimLink
+from zpatterns.testing.ledger import GRACE, Call
+from zpatterns.testing.serving import ServingNode
+from zpatterns.testing.world import Node, Observer
+
+if TYPE_CHECKING:
+    from zpatterns.testing.bstar import BinaryStarWorld
+
+
+class _Said:
+    """What one node published last."""
+
+    def __init__(self) -> None:
+        self.state = 0
+        self.epoch = 0
+        self.active_at = float("-inf")  # when it last said that it is active
+        self.stood_still: int | None = None  # the epoch in which it stood still, until it has stepped down
+
+
+class _Asked:
+    """What one client asked last, and where it had an answer."""
+
+    def __init__(self) -> None:
+        self.endpoint = ""
+        self.at: dict[str, float] = {}
+        self.heard: dict[str, float] = {}
+
+
+class BinaryStarObserver(Observer):
+    """S1: an active that stood still steps down before it serves on; who serves says that it is active; once healed
+    exactly one is, and stays. With a fence nobody serves without the lease."""
+
+    def __init__(self, world: BinaryStarWorld) -> None:
+        self._world = world
+        self._said: dict[str, _Said] = {}
+        self._asked: dict[str, _Asked] = {}
+        self._endpoints: dict[SimLink, str] = {}
+        self._paused: dict[str, tuple[float, int]] = {}
+        self._settled: list[tuple[str, int, int]] = []
+        self.must_succeed: list[Call] = []
+
+    # Processes.
+
+    def happened(self, node: Node, what: str) -> None:
+        if isinstance(node, CallerNode):
+            if what == "start":
+                self._asked[node.name] = _Asked()
+            return
+        said = self._said.setdefault(node.name, _Said())
+        if what == "start":
+            self._said[node.name] = _Said()
+        elif what == "pause":
+            self._paused[node.name] = (self._world.clock.now(), said.epoch if said.state == 3 else 0)
+        elif what == "resume":
+            since, epoch = self._paused[node.name]
+            if epoch and self._world.clock.now() - since > self._world.stall_max + GRACE:
+                said.stood_still = epoch
+
+    # Messages.
+
+    def opened(self, link: SimLink, endpoint: str) -> None:
+        self._endpoints[link] = endpoint
+
+    def read(self, link: SimLink, frames: Frames) -> None:
+        if isinstance(link.node, CallerNode):
+            self._asked[link.node.name].heard[self._endpoints[link]] = self._world.clock.now()
+
+    def asked(self, link: SimLink, frames: Frames) -> None:
+        if link.sim.kind is SocketKind.PUB:
+            self._publishes(link.node, frames)
+        elif isinstance(link.node, CallerNode):
+            self._asks(link.node, self._endpoints[link])
+
+    def _publishes(self, node: Node, frames: Frames) -> None:
+        world, said = self._world, self._said[node.name]
+        digit, epoch = frames[0].split()[:2]
+        said.state, said.epoch = int(digit), int(epoch.partition(b"=")[2])
+        if said.stood_still is not None:
+            if said.state == 3 and said.epoch == said.stood_still:
+                world.violate("S1", f"{node.name} stood still and goes on as active in epoch {said.epoch}")
+            said.stood_still = None
+        if said.state == 3:
+            said.active_at = world.clock.now()
+            if world.is_calm and any(other.state == 3 for name, other in self._said.items() if name != node.name):
+                world.violate("S1", f"{node.name} says that it is active beside the other, and nothing went wrong")
+
+    def _asks(self, node: CallerNode, endpoint: str) -> None:
+        now, asked = self._world.clock.now(), self._asked[node.name]
+        before = asked.at.get(asked.endpoint)
+        if before is not None and endpoint != asked.endpoint:
+            was_answered = asked.heard.get(endpoint, float("-inf")) >= asked.at.get(endpoint, float("inf"))
+            if now < before + self._world.settle_delay - GRACE and not was_answered:
+                self._world.violate("L1", f"{node.name} asked {endpoint} {now - before:.3f} s after the other one")
+        asked.endpoint = endpoint
+        asked.at[endpoint] = now
+
+    # Handlers and callers.
+
+    def run_begins(self, node: ServingNode, caller: bytes, frames: Frames) -> None:
+        """A handler is about to be started."""
+        world = self._world
+        if world.fence is not None and world.fence.holder != node.name:
+            world.violate("S1", f"{node.name} serves, and the lease is {world.fence.holder}'s")
+        # What it becomes in this turn it says at the turn's end.
+        world.clock.call_later(0.0, self._check_serving, node, node.incarnation, world.clock.now())
+
+    def _check_serving(self, node: ServingNode, incarnation: int, at: float) -> None:
+        said = self._said[node.name]
+        if node.incarnation != incarnation or node.paused_at is not None:
+            return
+        if said.state != 3 and said.active_at < at:
+            self._world.violate("S1", f"{node.name} serves, and says {said.state}")
+        if said.stood_still is not None:
+            self._world.violate("S1", f"{node.name} stood still, and serves before it stepped down")
+
+    def answered(self, node: CallerNode, call: Call, frames: Frames) -> None:
+        """A caller is about to get its answer: the ledger knows the rest."""
+
+    # The end.
+
+    def measure(self) -> None:
+        self._world.ledger.check_open()
+
+    def settled(self) -> None:
+        self._settled = self._states()
+        if sorted(state for _, state, _ in self._settled) != [3, 4]:
+            self._world.violate("S1", f"healed, and not one active and one passive: {self._settled}")
+
+    def finished(self) -> None:
+        world = self._world
+        if self._states() != self._settled:
+            world.violate("S1", f"nothing went wrong, and {self._settled} became {self._states()}")
+        for call in self.must_succeed:
+            if call.outcome != "reply":
+                world.violate("L1", f"{call} ended with {call.outcome}, and all was well")
+
+    def _states(self) -> list[tuple[str, int, int]]:
+        return [
+            (name, said.state, said.epoch)
+            for name, said in sorted(self._said.items())
+            if isinstance(self._world.nodes[name], StarNode)
+        ]
