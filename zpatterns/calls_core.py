@@ -100,6 +100,7 @@ class Call:
         "deadline",
         "endpoint",
         "expiry",
+        "held",
         "id",
         "over",
         "retry_at",
@@ -123,6 +124,7 @@ class Call:
         # One for each attempt that may still be answered, the latest last.
         self.connections: list[Connection[Any]] = []
         self.streaming = False  # a part of the answer came: no attempt may follow
+        self.held: Frames | None = None  # the parts that came, if they are collected
         self.over = False
 
 
@@ -348,7 +350,7 @@ class CallsCore(Generic[C]):
     def _end(self, call: C, now: float) -> None:
         call.over = True
         call.deadline = None
-        call.body = []  # the heap of deadlines lets go of the call only later
+        call.body, call.held = [], None  # the heap of deadlines lets go of the call only later
         del self._calls[call.id]
         for connection in call.connections:
             # A reply may be on its way on these: they must not serve another call.

@@ -29,7 +29,7 @@ class ClientOptions(CallOptions):
 
 
 class _Call(Call):
-    __slots__ = ("held", "held_bytes", "is_stream", "parts", "service", "version")
+    __slots__ = ("held_bytes", "is_stream", "parts", "service", "version")
 
     def __init__(self, id: int, service: bytes, body: Frames, version: str, is_stream: bool, now: float) -> None:
         super().__init__(id, body, now)
@@ -37,7 +37,6 @@ class _Call(Call):
         self.version = version
         self.is_stream = is_stream
         self.parts = 0  # parts the consumer has not taken
-        self.held: Frames | None = None
         self.held_bytes = 0
 
 
@@ -112,10 +111,6 @@ class ClientCore(CallsCore[_Call]):
     def wants_to_read(self, port: PortId) -> bool:
         connection = self._connections.get(port)
         return connection is None or connection.call is None or connection.call.parts < PARTS_MAX
-
-    def _end(self, call: _Call, now: float) -> None:
-        call.held = None
-        super()._end(call, now)
 
     # Telling.
 
