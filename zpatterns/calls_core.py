@@ -159,14 +159,11 @@ class CallsCore(Generic[C]):
         self._preferred = 0
         self._calls: dict[int, C] = {}
         self._waiting: deque[C] = deque()
-        self._waiting_count = 0
-        self._in_flight = 0
+        self._waiting_count = self._in_flight = self._idle_count = self._last_port = 0
         self._deadlines: Deadlines[C] = Deadlines()
         self._connections: dict[PortId, Connection[C]] = {}
         self._idle: list[list[Connection[C]]] = [[] for _ in self._endpoints]
-        self._idle_count = 0
         self._idle_check_at: float | None = None
-        self._last_port = 0
         self._closed = False
         self._out: dict[PortId, list[Frames]] = {}
         self._commands: list[Command] = []
@@ -207,6 +204,11 @@ class CallsCore(Generic[C]):
         if call.backoff is None:
             call.backoff = Backoff(call.attempt_timeout / 4, call.attempt_timeout / 2, self._rng)
         return call.backoff.delay()
+
+    def _turn_from(self, endpoint: int, error: ZPatternsError, now: float) -> None:
+        """An attempt at this endpoint has failed: where others are to begin."""
+        if self._preferred == endpoint:
+            self._preferred = (endpoint + 1) % len(self._endpoints)
 
     # What the front end asks for.
 
@@ -280,10 +282,8 @@ class CallsCore(Generic[C]):
 
     def _attempt_failed(self, call: C, reason: str, now: float, error: ZPatternsError) -> None:
         """Try again if that is allowed."""
-        endpoint = call.endpoint
-        self._events.append(self._tell_failed(call, self._endpoints[endpoint], reason))
-        if self._preferred == endpoint:
-            self._preferred = (endpoint + 1) % len(self._endpoints)
+        self._events.append(self._tell_failed(call, self._endpoints[call.endpoint], reason))
+        self._turn_from(call.endpoint, error, now)
         if call.attempts > self.options.retries or call.expiry <= now:
             self._fail(call, error, now)
             return

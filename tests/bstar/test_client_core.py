@@ -115,6 +115,15 @@ def test_a_side_that_has_no_room_is_asked_again_for_it_is_the_one_that_serves():
     assert asked(client) == [(0.0, A), (0.125, A)]
 
 
+def test_a_side_that_has_no_room_is_asked_again_though_the_other_was_asked_before():
+    client = StarClient()
+    client.call(1)
+    client.advance(3.0)
+    client.give([b"", ERROR, b"429", b"the queue is full"], port=client.ports[1])
+    client.advance(0.9)
+    assert asked(client) == [(0.0, A), (3.0, B), (3.125, B)]
+
+
 def test_an_error_of_the_handler_is_the_outcome():
     client = StarClient()
     client.call(1)

@@ -74,15 +74,12 @@ class StarClientCore(CallsCore[Call]):
     def _pause(self, call: Call) -> float:
         return super()._pause(call) if self._is_busy else 0.0  # the settle delay is the pause
 
-    def _attempt_failed(self, call: Call, reason: str, now: float, error: ZPatternsError) -> None:
-        active = self._preferred
+    def _turn_from(self, endpoint: int, error: ZPatternsError, now: float) -> None:
+        # One that has no room serves: the other side would not.
         self._is_busy = isinstance(error, RemoteError) and error.code == _OVERLOADED
-        if not self._is_busy and call.endpoint == active and len(self._endpoints) > 1:
+        if not self._is_busy and endpoint == self._preferred and len(self._endpoints) > 1:
             self._settled_at = now + self.options.settle_delay
-        super()._attempt_failed(call, reason, now, error)
-        if self._is_busy:
-            # It has no room, but it serves: the other side would not.
-            call.endpoint = self._preferred = active
+            super()._turn_from(endpoint, error, now)
 
     # Messages.
 
@@ -99,6 +96,11 @@ class StarClientCore(CallsCore[Call]):
             # It was given up too early: it is the active one, and what waits may go there at once.
             self._preferred = connection.endpoint
             self._settled_at = now
+        if error is not None:
+            # Who answers serves, or did: the other side has dropped what it was asked, and is not to be waited for.
+            for other in [one for one in call.connections if one.endpoint != connection.endpoint]:
+                call.connections.remove(other)
+                self._close(other)
         self._finish(call, connection, body, now)
 
     # Time.

@@ -69,6 +69,8 @@ class BinaryStarObserver(Observer):
 
     def opened(self, link: SimLink, endpoint: str) -> None:
         self._endpoints[link] = endpoint
+        if isinstance(link.node, CallerNode) and link.port == 1:
+            self._asked[link.node.name] = _Asked()  # the first socket of a client
 
     def read(self, link: SimLink, frames: Frames) -> None:
         if isinstance(link.node, CallerNode):
