@@ -1,7 +1,7 @@
 """The processes around what is measured, and the baseline: a router that does as little as pyzmq allows.
 
-``python -m benchmarks.peers ROLE ...`` runs one of them; see :func:`main`. Each prints one JSON object a line: when it
-is ready, and what it has measured.
+``python -m benchmarks.peers ROLE ...`` runs one of them; see :func:`run_role`. Each prints one JSON object a line: when
+it is ready, and what it has measured.
 
 All of them speak 7/MDP with one frame of body, check nothing that costs time, and use pyzmq in its fastest way:
 messages are taken in batches until there are none, and sent frame by frame with flags that are plain ints.
@@ -32,11 +32,12 @@ _CONNECTS_AT_ONCE = 256
 """Connections that are being opened at a time, so that no listener's backlog overflows."""
 
 
-def _say(**values: Any) -> None:
+def say(**values: Any) -> None:
+    """One line to whoever started this."""
     print(json.dumps(values), flush=True)
 
 
-def _sender(socket: Any) -> Callable[[bytes, int], Any]:
+def sender(socket: Any) -> Callable[[bytes, int], Any]:
     """The send of pyzmq's C half: the other adds 5 us a message of arithmetic on flags that are enums."""
     send: Callable[[bytes, int], Any] = zmq.backend.Socket.send.__get__(socket)
     return send
@@ -53,8 +54,8 @@ def broker(endpoint: str) -> None:
     socket = context.socket(zmq.ROUTER)
     socket.setsockopt(zmq.BACKLOG, 1024)
     socket.bind(endpoint)
-    _say(endpoint=socket.getsockopt_string(zmq.LAST_ENDPOINT))
-    recv, send = socket.recv, _sender(socket)
+    say(endpoint=socket.getsockopt_string(zmq.LAST_ENDPOINT))
+    recv, send = socket.recv, sender(socket)
     idle: dict[bytes, deque[bytes]] = {}
     waiting: dict[bytes, deque[tuple[bytes, list[bytes]]]] = {}
     services: dict[bytes, bytes] = {}  # by worker
@@ -119,7 +120,7 @@ class Connections:
                     raise SystemExit(f"no connection to {endpoint} within {_PATIENCE:g} s")
                 monitor.recv_multipart()
         socket.disable_monitor()
-        self.recv, self.send = socket.recv, _sender(socket)
+        self.recv, self.send = socket.recv, sender(socket)
         self._watched = [(socket, _POLLIN)]
 
     def poll(self, seconds: float) -> bool:
@@ -142,7 +143,7 @@ def echo(endpoint: str, service: str, workers: int, interval: float) -> None:
         for part in (name, b"", b"MDPW01", b"\x01"):
             send(part, _MORE)
         send(service.encode(), _NOBLOCK)
-    _say(ready=workers)
+    say(ready=workers)
     pause = min(0.05, max(0.005, interval / workers))
     begin, beats = time.monotonic(), 0
     while True:
@@ -210,7 +211,7 @@ def load(endpoint: str, service: str, clients: int, in_flight: int, count: int, 
         return time.perf_counter() - begin
 
     run(warm_up)
-    _say(rate=count / run(count), requests=count + warm_up)
+    say(rate=count / run(count), requests=count + warm_up)
 
 
 def queue(endpoint: str, service: str, count: int, size: int, name_each: bool, marker: str) -> None:
@@ -224,13 +225,13 @@ def queue(endpoint: str, service: str, count: int, size: int, name_each: bool, m
     name, body = service.encode(), b"x" * size
     request(client, marker.encode(), b"warm-up")
     _expect(connections, b"warm-up")
-    _say(ready=0)
+    say(ready=0)
     sys.stdin.readline()  # the caller takes the broker's measure first
     for number in range(count):
         request(client, name + b"%d" % number if name_each else name, body)
     request(client, marker.encode(), b"marker")
     _expect(connections, b"marker")
-    _say(ready=count)
+    say(ready=count)
     while True:
         connections.poll(1.0)
         try:
@@ -255,7 +256,7 @@ def ping(endpoint: str, service: str, count: int, size: int) -> None:
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.RCVTIMEO, round(_PATIENCE * 1000))
     socket.connect(endpoint)
-    recv, send, name, body = socket.recv, _sender(socket), service.encode(), b"x" * size
+    recv, send, name, body = socket.recv, sender(socket), service.encode(), b"x" * size
 
     def once() -> None:
         send(b"", _MORE)
@@ -268,7 +269,7 @@ def ping(endpoint: str, service: str, count: int, size: int) -> None:
         if recv() != body:
             raise SystemExit("a reply is not the request's echo")
 
-    _say(**_timed(once, count))
+    say(**timed(once, count))
 
 
 def client(endpoint: str, service: str, count: int, size: int) -> None:
@@ -277,10 +278,11 @@ def client(endpoint: str, service: str, count: int, size: int) -> None:
 
     body = b"x" * size
     with Client(endpoint, timeout=_PATIENCE, retries=0) as ours:
-        _say(**_timed(lambda: ours.request(service, body), count))
+        say(**timed(lambda: ours.request(service, body), count))
 
 
-def _timed(once: Callable[[], object], count: int) -> dict[str, float]:
+def timed(once: Callable[[], object], count: int) -> dict[str, float]:
+    """The percentiles of `count` calls in microseconds, after a tenth as many that are not counted."""
     for _ in range(max(10, count // 10)):
         once()
     clock = time.perf_counter_ns
@@ -315,14 +317,14 @@ def async_client(endpoint: str, service: str, in_flight: int, count: int, size: 
             await run(ours, max(2 * in_flight, count // 10))
             return count / await run(ours, count)
 
-    _say(rate=asyncio.run(measure()))
+    say(rate=asyncio.run(measure()))
 
 
-def main() -> None:
-    """Run the role that the command line names, with its arguments in the order of its signature."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers")
+def run_role(program: str, functions: Sequence[Callable[..., None]]) -> None:
+    """Run the one of `functions` that the command line names, with its arguments in the order of its signature."""
+    parser = argparse.ArgumentParser(prog=f"python -m {program}")
     roles = parser.add_subparsers(required=True, metavar="ROLE")
-    for role in (broker, echo, load, queue, ping, client, async_client):
+    for role in functions:
         sub = roles.add_parser(role.__name__, help=(role.__doc__ or "").partition("\n")[0])
         sub.set_defaults(role=role)
         for name, kind in role.__annotations__.items():
@@ -333,9 +335,8 @@ def main() -> None:
             else:
                 sub.add_argument(name, type={"int": int, "float": float, "str": str}[kind])
     arguments = vars(parser.parse_args())
-    role = arguments.pop("role")
-    role(**arguments)
+    arguments.pop("role")(**arguments)
 
 
 if __name__ == "__main__":
-    main()
+    run_role("benchmarks.peers", (broker, echo, load, queue, ping, client, async_client))

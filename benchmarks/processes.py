@@ -96,6 +96,15 @@ class Child:
         value: dict[str, Any] = json.loads(line)
         return value
 
+    def ready(self) -> dict[str, Any] | None:
+        """The line with which one of our servers or workers tells that it is ready; None before that."""
+        for line in self.log().splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                entry: dict[str, Any] = json.loads(line)
+                if entry.get("event") == "ready":
+                    return entry
+        return None
+
     def output(self, timeout: float = MEASURE_TIMEOUT) -> str:
         """All of standard output, once it has ended, which it must with code 0."""
         deadline = time.monotonic() + timeout
@@ -189,7 +198,7 @@ class Children:
     def zpatterns(self, *arguments: str) -> tuple[Child, str]:
         """Start one of our servers or workers, wait until it is ready, and return its endpoint too."""
         child = self.start(sys.executable, "-m", "zpatterns", *arguments, "--log-format", "json")
-        return child, wait_for(lambda: _ready_endpoint(child.log()), child)
+        return child, str(wait_for(child.ready, child)["endpoint"])
 
     def listener(self, command: str, endpoint: str) -> Child:
         """Start a foreign `command` and wait until it listens at `endpoint`."""
@@ -210,15 +219,6 @@ def wait_for(condition: Callable[[], Any], child: Child, timeout: float = START_
             raise child.fail(f"not ready within {timeout:g} s")
         time.sleep(0.01)
     return value
-
-
-def _ready_endpoint(log: str) -> str | None:
-    for line in log.splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            entry = json.loads(line)
-            if entry.get("event") == "ready":
-                return str(entry["endpoint"])
-    return None
 
 
 def _listens(endpoint: str) -> bool:

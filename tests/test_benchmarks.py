@@ -18,6 +18,7 @@ import pytest
 
 from benchmarks.common import Measure, Row, Wanted, print_row
 from benchmarks.peers import percentile
+from benchmarks.pirate import ROWS as PIRATE_ROWS
 from benchmarks.rows import OURS, PEER, RAW, ROWS
 from tests.cli.processes import DEADLINE, clean_environment, is_alive, until
 
@@ -81,6 +82,30 @@ def test_a_row_is_measured_on_every_side(row, tmp_path):
         for side, values in taken["values"].items():
             assert all(value is not None and value > floor for value in values), f"{what}, {side}: {values}"
     assert ": met" not in result.stdout and "NOT MET" not in result.stdout, "one small round is no reason to judge"
+
+
+def test_the_paranoid_pirate_queue_is_measured_on_every_side(tmp_path):
+    front, back = (f"tcp://127.0.0.1:{free_port()}" for _ in range(2))
+    ends = ("--frontend", front, "--backend", back)
+    peer = shlex.join([sys.executable, "-m", "zpatterns", "pirate", "queue", *ends])
+    path = tmp_path / "figures.json"
+    arguments = ("--peer", peer, "--peer-endpoint", front, "--peer-backend", back, "--json", str(path))
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "pirate.py"), "--quick", *arguments],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env=clean_environment(),
+        timeout=50.0,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["row"] for row in rows] == list(PIRATE_ROWS)
+    for row in rows:
+        for taken in row["measures"]:
+            assert taken["values"].keys() == {OURS, RAW, PEER}, taken["measure"]
+            assert all(value > 0.0 for values in taken["values"].values() for value in values)
 
 
 def test_external_load_takes_the_place_of_ours(tmp_path):

@@ -6,6 +6,7 @@ import asyncio
 import random
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import zmq
@@ -24,7 +25,10 @@ from zpatterns.pirate.events import RequestRefused, WorkerExpired, WorkerRegiste
 from zpatterns.testing import BackgroundReactor
 
 FREE = "tcp://127.0.0.1:*"
-KINDS = {"simple": (SimplePirateQueue, SimplePirateWorker), "paranoid": (ParanoidPirateQueue, ParanoidPirateWorker)}
+KINDS: dict[str, Any] = {
+    "simple": (SimplePirateQueue, SimplePirateWorker),
+    "paranoid": (ParanoidPirateQueue, ParanoidPirateWorker),
+}
 
 
 @pytest.fixture
@@ -75,7 +79,7 @@ def test_an_endpoint_that_is_none(kind, wrong):
 
 
 @pytest.mark.parametrize("wrong", [{"queue_max": 0}, {"request_ttl": 0}, {"worker_timeout": -1}, {"deliveries_max": 0}])
-def test_options_that_make_no_sense(kind, wrong):
+def test_options_that_make_no_sense(kind, wrong: dict[str, Any]):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         KINDS[kind][0](FREE, FREE, **wrong)
 
@@ -83,7 +87,7 @@ def test_options_that_make_no_sense(kind, wrong):
 def test_heartbeats_that_make_no_sense():
     for wrong in ({"heartbeat_interval": 0}, {"liveness": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            ParanoidPirateQueue(FREE, FREE, **wrong)
+            KINDS["paranoid"][0](FREE, FREE, **wrong)
 
 
 def test_clients_wait_in_zeromq_until_a_worker_is_ready(reactor, kind, raw):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import zmq
@@ -23,7 +24,10 @@ from zpatterns.pirate.events import HandlerTimedOut, QueueLost, ReadySent, Worke
 from zpatterns.testing import BackgroundReactor, ReservedPort
 
 FREE = "tcp://127.0.0.1:*"
-KINDS = {"simple": (SimplePirateQueue, SimplePirateWorker), "paranoid": (ParanoidPirateQueue, ParanoidPirateWorker)}
+KINDS: dict[str, Any] = {
+    "simple": (SimplePirateQueue, SimplePirateWorker),
+    "paranoid": (ParanoidPirateQueue, ParanoidPirateWorker),
+}
 
 
 @pytest.fixture
@@ -92,7 +96,9 @@ def test_handlers_of_every_form(cluster, handler, reply):
 
 
 def test_a_subclass_with_a_method(reactor, kind):
-    class Greeter(KINDS[kind][1]):
+    base: Any = KINDS[kind][1]
+
+    class Greeter(base):  # type: ignore[misc]
         def handle(self, request: Request) -> object:
             return b"hello " + request.body
 
@@ -280,7 +286,7 @@ def test_requests_of_a_queue_that_sends_several_at_once_are_served_in_order(reac
         assert ready == b"\x01"
         for number in range(5):
             queue.send_multipart([worker, b"client", b"", b"%d" % number])
-        replies = []
+        replies: list[list[bytes]] = []
         while len(replies) < 5:
             frames = queue.recv_multipart()
             if frames[1:] != [b"\x02"]:
