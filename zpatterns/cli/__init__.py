@@ -11,6 +11,7 @@ main = LazyGroup(
     help="Reliable request-reply over ZeroMQ: brokers, workers and clients that survive a kill.",
     lazy={
         "demo": ("zpatterns.cli.demo:demo", "See a worker killed in mid-request, and nothing lost."),
+        "freelance": ("zpatterns.cli.freelance:freelance", "Freelance: several like servers and no broker (RFC 10)."),
         "mdp": ("zpatterns.cli.mdp:mdp", "Majordomo: services through a broker (RFCs 7, 8 and 18)."),
         "pirate": ("zpatterns.cli.pirate:pirate", "Pirates: plain requests that are tried again (RFC 6)."),
     },
