@@ -10,6 +10,7 @@ main = LazyGroup(
     name="zpatterns",
     help="Reliable request-reply over ZeroMQ: brokers, workers and clients that survive a kill.",
     lazy={
+        "bstar": ("zpatterns.cli.bstar:bstar", "Binary Star: a pair of servers, of which one serves."),
         "demo": ("zpatterns.cli.demo:demo", "See a worker killed in mid-request, and nothing lost."),
         "freelance": ("zpatterns.cli.freelance:freelance", "Freelance: several like servers and no broker (RFC 10)."),
         "mdp": ("zpatterns.cli.mdp:mdp", "Majordomo: services through a broker (RFCs 7, 8 and 18)."),
