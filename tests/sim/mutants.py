@@ -22,7 +22,7 @@ from types import ModuleType
 
 import click
 
-from tests.sim import mutants_freelance, mutants_lazy, mutants_pirate
+from tests.sim import mutants_bstar, mutants_freelance, mutants_lazy, mutants_pirate
 from tests.sim.mutant import Mutant
 
 ROOT = Path(__file__).parent.parent.parent
@@ -249,7 +249,13 @@ MAJORDOMO: Sequence[Mutant] = (
 )
 
 
-MUTANTS: Sequence[Mutant] = (*MAJORDOMO, *mutants_freelance.MUTANTS, *mutants_lazy.MUTANTS, *mutants_pirate.MUTANTS)
+MUTANTS: Sequence[Mutant] = (
+    *MAJORDOMO,
+    *mutants_bstar.MUTANTS,
+    *mutants_freelance.MUTANTS,
+    *mutants_lazy.MUTANTS,
+    *mutants_pirate.MUTANTS,
+)
 """Those of every pattern; each has a module of its own, tests/sim/mutants_NAME.py."""
 
 

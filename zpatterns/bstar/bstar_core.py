@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from zpatterns.bstar import events, wire
 from zpatterns.bstar.bstar_state import (
@@ -136,6 +136,7 @@ class StarCore:
 
     def activated(self, epoch: int, ok: bool, now: float) -> None:
         """The errand ``on-active`` of `epoch` was done; not `ok`: it raised."""
+        self.look(now)
         if self.state is not State.ACTIVE or epoch != self.epoch or self.serving:
             return  # something else has happened since
         if ok:
@@ -145,6 +146,7 @@ class StarCore:
 
     def lease_acquired(self, epoch: int, grant: Grant | None, now: float) -> None:
         """The fence's answer to the errand ``acquire`` of `epoch`: a lease, or None where another has it."""
+        self.look(now)
         asking = self._fence.answered(epoch, grant, now)
         if asking is not None and grant is not None and grant.epoch > max(self._seen_epoch, self.epoch):
             self._step(asking.what, now, "the fence gave the lease")
@@ -157,6 +159,7 @@ class StarCore:
 
     def lease_renewed(self, epoch: int, seconds: float | None, now: float) -> None:
         """The fence renewed the lease of `epoch` for so many seconds from when it was asked, or (None) refused it."""
+        self.look(now)
         if not self._fence.renewed(epoch, seconds):
             self.step_down(now, "the fence gave the lease to the other node")
 
@@ -344,7 +347,7 @@ class StarCore:
             self._drops.add("invalid")
             return
         if frames[depth] == wire.STATUS:
-            answer = [wire.OK, json.dumps(self.status()).encode()]
+            answer = [wire.OK, json.dumps(self.statistics().status()).encode()]
         elif frames[depth] == wire.PROMOTE:
             code, text = self.promote(now)
             answer = [code, text.encode()]
@@ -419,21 +422,6 @@ class StarCore:
     @property
     def _role(self) -> str:
         return "primary" if self.options.primary else "backup"
-
-    def status(self) -> dict[str, Any]:
-        """What an operator is told, fit for JSON."""
-        return {
-            "role": self._role,
-            "state": self.state.value,
-            "epoch": self.epoch,
-            "serving": self.serving,
-            "peer": {
-                "state": "" if self._peer is None else STATES[self._peer.state].value,
-                "epoch": None if self._peer is None else self._peer.epoch,
-                "silent": self._peer_silent,
-            },
-            "refused": self._refused,
-        }
 
     def events(self) -> list[Event]:
         self._drops.tell(self._events)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from zpatterns.bstar import wire
 from zpatterns.timing import Liveness
@@ -114,6 +114,17 @@ class StarStatistics:
     heartbeats: int
     heard: int
     dropped: dict[str, int]
+
+    def status(self) -> dict[str, Any]:
+        """What an operator is told, fit for JSON."""
+        return {
+            "role": self.role,
+            "state": self.state,
+            "epoch": self.epoch,
+            "serving": self.serving,
+            "peer": {"state": self.peer_state, "epoch": self.peer_epoch, "silent": self.peer_silent},
+            "refused": self.refused,
+        }
 
 
 class Grant(NamedTuple):

@@ -24,7 +24,7 @@ class BinaryStarWorld(DirectWorld):
     """A primary and a backup, with hooks and a fence in some worlds, and clients on both sides of them."""
 
     name = "bstar"
-    fault_classes: ClassVar[tuple[str, ...]] = (*DirectWorld.fault_classes, "promote", "step-down")
+    fault_classes: ClassVar[tuple[str, ...]] = (*DirectWorld.fault_classes, "promote", "step-down", "fence-out")
     behaviours: ClassVar[tuple[str, ...]] = ("slow", "raise", "hang", "burst", "cancel", "close", "hooks", "fence")
 
     def build(self) -> None:
@@ -34,11 +34,14 @@ class BinaryStarWorld(DirectWorld):
         self.stall_max = (liveness.liveness - 1) * liveness.interval
         # Back-off is capped at the lease (promises.md), so L1's bound is four of them.
         self.bound = 4 * lease
-        self.quiet_seconds = 4 * lease
+        # In the end, when all is well, some worlds lose the active node for good.
+        self.loses_one = draw.happens(0.3)
+        self.quiet_seconds = (7 if self.loses_one else 4) * lease
         self.fault_seconds = lease * draw.between(2.0, 6.0)
         self.calls_left = draw.pick((5, 10, 30))
         self.ledger = Ledger(self)
         self.fence: FakeFence | None = None
+        self.fence_is_there = True
         if draw.happens(0.3):
             self.fence = FakeFence(lease * draw.between(1.0, 2.0), self.clock.now)
         has_hooks = draw.happens(0.3)
@@ -63,7 +66,7 @@ class BinaryStarWorld(DirectWorld):
                     lone_backup_after=None if name == "primary" else lone,
                     has_hooks=has_hooks,
                     has_fence=self.fence is not None,
-                    longest_turn=lease * 0.1,
+                    longest_turn=lease * 0.01,
                 ),
                 server,
                 settings,
@@ -122,13 +125,22 @@ class BinaryStarWorld(DirectWorld):
         return CallerNode(self, name, make_core, settings, timeout=timeout, idle=is_probe)
 
     def pattern_fault(self, fault: Fault) -> Callable[[], None]:
-        """``promote`` and ``step-down``: what an operator and a program may do, and ``drain``."""
+        """``promote`` and ``step-down``: what an operator and a program may do; ``fence-out``: the fence cannot be
+        reached; and ``drain``."""
         if fault.kind == "drain":
             return super().pattern_fault(fault)
+        if fault.kind == "fence-out":
+            self.fence_is_there = False
+            return self._fence_is_back
         node = self.nodes[fault.node]
         if isinstance(node, StarNode) and node.alive:
             node.later(self.clock.now(), node.promote if fault.kind == "promote" else node.step_down)
         return lambda: None
 
+    def _fence_is_back(self) -> None:
+        self.fence_is_there = True
+
     def quiet(self) -> None:
-        self.observer.must_succeed += [self.probe.ask() for _ in range(3)]
+        if self.loses_one:
+            self.observer.active.kill(silently=self.chance.happens(0.5))
+        self.observer.must_succeed += [self.probe.ask() for _ in range(2)]

@@ -52,6 +52,7 @@ class StarLane(SimLane):
         elif command.what == RENEW:
             self._ask_fence(command)
         else:
+            self.node.is_ready = False  # whatever it is, it has to be done before anything is served
             self._errands.append(command)
             if not self._is_busy:
                 self._is_busy = True
@@ -71,6 +72,7 @@ class StarLane(SimLane):
         world, node = self.node.world, self.node
         if errand.what == ON_ACTIVE:
             raises = "hooks" in world.active_behaviours and world.phase == "faults" and node.chance.happens(0.1)
+            node.is_ready = not raises
             self.driver.call(self.core.star.activated, errand.number, not raises, self.driver.now())
         self._next_errand()
 
@@ -81,7 +83,8 @@ class StarLane(SimLane):
 
     def _at_fence(self, errand: Errand, incarnation: int) -> None:
         node, world = self.node, self.node.world
-        lost = world.phase == "faults" and "fence" in world.active_behaviours and node.chance.happens(0.15)
+        lost = "fence" in world.active_behaviours and world.phase == "faults" and node.chance.happens(0.15)
+        lost = lost or not world.fence_is_there
         answer: Any = None
         if not lost:
             answer = getattr(world.fence, errand.what)(node.name, errand.number)
@@ -118,6 +121,9 @@ class StarNode(ServerNode):
         super().__init__(world, name, lambda: PairedServerCore(server), settings)
         self.options = options
         self._server = server
+        self.is_ready = False
+        """Whether `on_active` was done since the last promotion."""
+        self.promoted_at = float("-inf")
 
     def boot(self) -> None:
         hosted = PairedServerCore(self._server)
@@ -132,6 +138,7 @@ class StarNode(ServerNode):
     def promote(self) -> None:
         """An operator does."""
         if not self.driver.closed:
+            self.promoted_at = self.world.clock.now()
             self.driver.call(self.pair.star.promote, self.driver.now())
 
     def step_down(self) -> None:

@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 class _Said:
     """What one node published last."""
 
-    def __init__(self) -> None:
+    def __init__(self, since: float) -> None:
         self.state = 0
         self.epoch = 0
         self.active_at = float("-inf")  # when it last said that it is active
         self.stood_still: int | None = None  # the epoch in which it stood still, until it has stepped down
+        self.since = since  # when it was started, or went on after it stood still: it must hear the other, or wait
+        self.changed_at = float("-inf")  # when it last said something else than before
+        self.heard: list[tuple[float, int, int]] = []  # when it read which state and epoch of the other, since then
 
 
 class _Asked:
@@ -55,15 +58,21 @@ class BinaryStarObserver(Observer):
             if what == "start":
                 self._asked[node.name] = _Asked()
             return
-        said = self._said.setdefault(node.name, _Said())
+        now = self._world.clock.now()
         if what == "start":
-            self._said[node.name] = _Said()
+            self._said[node.name] = _Said(now)
+            return
+        said = self._said[node.name]
+        if what == "kill":
+            said.state = 0
         elif what == "pause":
-            self._paused[node.name] = (self._world.clock.now(), said.epoch if said.state == 3 else 0)
+            self._paused[node.name] = (now, said.epoch if said.state == 3 else 0)
         elif what == "resume":
             since, epoch = self._paused[node.name]
-            if epoch and self._world.clock.now() - since > self._world.stall_max + GRACE:
-                said.stood_still = epoch
+            if now - since > self._world.stall_max + GRACE:
+                said.since, said.heard = now, []
+                if epoch:
+                    said.stood_still = epoch
 
     # Messages.
 
@@ -75,25 +84,59 @@ class BinaryStarObserver(Observer):
     def read(self, link: SimLink, frames: Frames) -> None:
         if isinstance(link.node, CallerNode):
             self._asked[link.node.name].heard[self._endpoints[link]] = self._world.clock.now()
+        elif link.sim.kind is SocketKind.SUB:
+            self._said[link.node.name].heard.append((self._world.clock.now(), *_parsed(frames)))
 
     def asked(self, link: SimLink, frames: Frames) -> None:
         if link.sim.kind is SocketKind.PUB:
             self._publishes(link.node, frames)
         elif isinstance(link.node, CallerNode):
             self._asks(link.node, self._endpoints[link])
+        elif isinstance(link.node, StarNode):
+            said, now = self._said[link.node.name], self._world.clock.now()
+            # When it gives up it tells those that wait, and then nobody anything.
+            if said.state != 3 and said.active_at < now and said.changed_at < now:
+                self._world.violate("S1", f"{link.node.name} answers, and says {said.state}")
 
     def _publishes(self, node: Node, frames: Frames) -> None:
         world, said = self._world, self._said[node.name]
-        digit, epoch = frames[0].split()[:2]
-        said.state, said.epoch = int(digit), int(epoch.partition(b"=")[2])
+        state, epoch = _parsed(frames)
+        before, before_epoch = said.state, said.epoch
+        said.state, said.epoch = state, epoch
+        now = world.clock.now()
+        if state != before:
+            said.changed_at = now
+        if state == 3 and (before != 3 or epoch != before_epoch):
+            self._is_promoted(node, said, max(before_epoch, 0))
+        elif state == 4 and before == 3:
+            self._gives_way(node, said, before_epoch)
         if said.stood_still is not None:
-            if said.state == 3 and said.epoch == said.stood_still:
-                world.violate("S1", f"{node.name} stood still and goes on as active in epoch {said.epoch}")
+            if state == 3 and epoch == said.stood_still:
+                world.violate("S1", f"{node.name} stood still and goes on as active in epoch {epoch}")
             said.stood_still = None
-        if said.state == 3:
-            said.active_at = world.clock.now()
+        if state == 3:
+            said.active_at = now
             if world.is_calm and any(other.state == 3 for name, other in self._said.items() if name != node.name):
                 world.violate("S1", f"{node.name} says that it is active beside the other, and nothing went wrong")
+
+    def _is_promoted(self, node: Node, said: _Said, epoch: int) -> None:
+        assert isinstance(node, StarNode)
+        now = self._world.clock.now()
+        known = max([epoch, *(other for at, _, other in said.heard if at < now)])
+        if said.epoch <= known:
+            self._world.violate("S1", f"{node.name} is active with epoch {said.epoch}, and knows of {known}")
+        is_told = said.heard or node.promoted_at >= said.since
+        if now < said.since + self._world.lease - GRACE and not is_told:
+            self._world.violate("S1", f"{node.name} is active at once, and cannot know what the other is")
+
+    def _gives_way(self, node: Node, said: _Said, epoch: int) -> None:
+        """Of two actives the one with the higher epoch stays, then the primary. A node that stood still, or lost its
+        lease, may have stepped down first."""
+        if self._world.fence is not None or node.resumed_at >= self._world.clock.now() - 0.01:
+            return
+        theirs = max([0, *(other for _, state, other in said.heard if state == 3)])
+        if (epoch, node.name == "primary") > (theirs, node.name == "backup"):
+            self._world.violate("S1", f"{node.name} gave way in epoch {epoch} to {theirs}")
 
     def _asks(self, node: CallerNode, endpoint: str) -> None:
         now, asked = self._world.clock.now(), self._asked[node.name]
@@ -112,6 +155,11 @@ class BinaryStarObserver(Observer):
         world = self._world
         if world.fence is not None and world.fence.holder != node.name:
             world.violate("S1", f"{node.name} serves, and the lease is {world.fence.holder}'s")
+        assert isinstance(node, StarNode)
+        if node.options.has_hooks and not node.is_ready:
+            world.violate("S1", f"{node.name} serves before on_active is done")
+        if self._said[node.name].stood_still is not None:
+            world.violate("S1", f"{node.name} stood still, and serves before it stepped down")
         # What it becomes in this turn it says at the turn's end.
         world.clock.call_later(0.0, self._check_serving, node, node.incarnation, world.clock.now())
 
@@ -121,8 +169,6 @@ class BinaryStarObserver(Observer):
             return
         if said.state != 3 and said.active_at < at:
             self._world.violate("S1", f"{node.name} serves, and says {said.state}")
-        if said.stood_still is not None:
-            self._world.violate("S1", f"{node.name} stood still, and serves before it stepped down")
 
     def answered(self, node: CallerNode, call: Call, frames: Frames) -> None:
         """A caller is about to get its answer: the ledger knows the rest."""
@@ -139,11 +185,20 @@ class BinaryStarObserver(Observer):
 
     def finished(self) -> None:
         world = self._world
-        if self._states() != self._settled:
-            world.violate("S1", f"nothing went wrong, and {self._settled} became {self._states()}")
+        states = self._states()
+        if world.loses_one:
+            if sorted(state for _, state, _ in states) != [0, 3]:
+                world.violate("S1", f"one of the two was lost, and the other does not serve: {states}")
+        elif states != self._settled:
+            world.violate("S1", f"nothing went wrong, and {self._settled} became {states}")
         for call in self.must_succeed:
             if call.outcome != "reply":
                 world.violate("L1", f"{call} ended with {call.outcome}, and all was well")
+
+    @property
+    def active(self) -> Node:
+        """The node that says it is active."""
+        return next(self._world.nodes[name] for name, state, _ in self._states() if state == 3)
 
     def _states(self) -> list[tuple[str, int, int]]:
         return [
@@ -151,3 +206,9 @@ class BinaryStarObserver(Observer):
             for name, said in sorted(self._said.items())
             if isinstance(self._world.nodes[name], StarNode)
         ]
+
+
+def _parsed(frames: Frames) -> tuple[int, int]:
+    """State and epoch."""
+    digit, epoch = frames[0].split()[:2]
+    return int(digit), int(epoch.partition(b"=")[2])

@@ -14,6 +14,7 @@ import click
 from zpatterns.testing.world import Violation, World
 
 PATTERNS: Final = {
+    "bstar": "zpatterns.testing.bstar:BinaryStarWorld",
     "freelance": "zpatterns.testing.freelance:FreelanceWorld",
     "lazy": "zpatterns.testing.lazy:LazyWorld",
     "mdp": "zpatterns.testing.mdp:MajordomoWorld",
