@@ -377,3 +377,15 @@ def test_a_broker_that_stops_does_not_say_503_of_what_may_not_be_tried_again(end
         broker.step(getattr(broker.core, end), broker.now)
         sent = broker.sent() + broker.give(disconnect(b"w", version=version))
         assert [frames[4:6] for frames in sent if frames[0] == b"c"] == [[ERROR, b"502"]]
+
+
+def test_workers_that_expire_together_are_not_given_each_others_requests():
+    """Each counted for a delivery, and the client was told that all had been lost, though only one had it."""
+    broker = BrokerHarness(deliveries_max=3)
+    for worker in (b"a", b"b", b"c"):
+        broker.ready(worker)
+    broker.give(request(b"client"))
+    sent = broker.until(START + 3.0)
+    assert all(frames[3] == b"\x04" for frames in sent), "heartbeats, and nothing else"
+    assert (broker.statistics.workers, broker.statistics.queued) == (0, 1)
+    assert broker.ready(b"d") == [work(b"d", b"client")]

@@ -414,7 +414,8 @@ class BrokerCore:
         self._notice_stall(now)
         # Heartbeats may go a little early, so that many workers share one wake-up.
         soon = now + self._interval / 20
-        for worker in self._checks.due(soon):
+        # The idle first, or one that is expired would be given the request of another that is.
+        for worker in sorted(self._checks.due(soon), key=lambda worker: not worker.idle):
             if worker.expiry <= now and now >= self._grace_until:
                 self._remove(worker, _EXPIRED, now)
                 continue
