@@ -59,12 +59,6 @@ MAJORDOMO: Sequence[Mutant] = (
         "                pass\n",
     ),
     Mutant(
-        "failed-delivery-beside-a-heartbeat-counts",
-        BROKER,
-        "(is_it or worker.assigned_at == now)",
-        "is_it",
-    ),
-    Mutant(
         "request-past-its-ttl-is-started", BROKER, "            if request.expiry > now:\n", "            if True:\n"
     ),
     Mutant(

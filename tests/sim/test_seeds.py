@@ -17,7 +17,6 @@ FOUND = {
     "error-is-joined-to-held-parts": 14,
     "answered-request-is-kept": 14,
     "reply-that-overflowed-is-forgotten": 48,
-    "failed-delivery-beside-a-heartbeat-counts": 1801,
 }
 
 
