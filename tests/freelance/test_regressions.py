@@ -148,6 +148,8 @@ def test_there_is_no_retry_storm():
     client.pong(A, B, C)
     for number in range(100):
         client.call(number)
+    client.until(START + 1.5)
+    client.pong(B, C)
     client.until(START + 2)
     assert [where for where, _ in client.take()] == [B] * 100
     client.until(START + 3.999)

@@ -47,8 +47,8 @@ MUTANTS: Sequence[Mutant] = (
     _freelance(
         "freelance-attempt-does-not-turn-elsewhere",
         ADDRESSED,
-        '            self._tell_attempt(call, server, "no answer")\n            self._turn_elsewhere(call, now)\n',
-        "            call.current, call.deadline = None, call.expiry\n            self._deadlines.add(call)\n",
+        '        self._tell_attempt(call, attempt.server, "no answer")\n        self._turn_elsewhere(call, now)\n',
+        "        call.current, call.deadline = None, call.expiry\n        self._deadlines.add(call)\n",
     ),
     _freelance(
         "freelance-dead-server-keeps-its-calls",

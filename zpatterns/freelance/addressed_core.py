@@ -10,7 +10,7 @@ not left it, and a new one is opened; whoever waited for it turns to another ser
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from zpatterns.calls_core import Call
 from zpatterns.core import Deliver, Frames, Open, PortId, Rng, SendFailure, SocketKind
@@ -132,19 +132,19 @@ class AddressedCore(ServersCore[_Call, _Server]):
             if call.current is attempt or not call.open:
                 self._turn_elsewhere(call, now)
 
-    def _renew(self, servers: Sequence[_Server], reason: str, now: float) -> None:
+    def _renew(self, servers: Mapping[_Server, str], now: float) -> None:
         """These do not answer: nothing that waits for them in our sockets is to reach them later."""
         lost = []
-        for server in servers:
+        for server, reason in servers.items():
             if not server.is_down:
                 self._events.append(ServerDown(server.endpoint, reason))
             server.is_up, server.is_down = False, True
             self._close_server(server)
             self._open_server(server, now)
-            lost.append((server, server.open))
+            lost.append((server, server.open, reason))
             server.open = {}
         # Not before all of them are done with: no call is to turn from one to the next.
-        for server, attempts in lost:
+        for server, attempts, reason in lost:
             self._lose(server, attempts, reason, now)
 
     def _rank(self, server: _Server, now: float) -> int:
@@ -209,14 +209,11 @@ class AddressedCore(ServersCore[_Call, _Server]):
         self._deadlines.add(call)
 
     def _window_ended(self, call: _Call, now: float) -> None:
+        """The server of the current attempt is only slow, or the window was too short to say."""
         attempt = call.current
         assert attempt is not None, "a window without an attempt"
-        server = attempt.server
-        if server.heard_at > attempt.sent_at or not self._is_silent(server, now):
-            self._tell_attempt(call, server, "no answer")
-            self._turn_elsewhere(call, now)
-        else:
-            self._renew([server], "no answer", now)
+        self._tell_attempt(call, attempt.server, "no answer")
+        self._turn_elsewhere(call, now)
 
     def _is_silent(self, server: _Server, now: float) -> bool:
         """Whether it has been for so long that it is given up as soon as an attempt fails.
@@ -308,17 +305,29 @@ class AddressedCore(ServersCore[_Call, _Server]):
 
     def handle_timer(self, now: float) -> None:
         self._notice_stall(now)
-        for call in self._deadlines.due(now):
-            if call.over or call.deadline is not None:
-                continue  # one before it took the same server down, and its turn was taken then
+        due = self._deadlines.due(now)
+        # Who does not answer is found out before anybody turns to anybody else.
+        dead: dict[_Server, str] = {}
+        for call in due:
             if call.expiry <= now:
-                self._expire(call, now)
+                waits = call.open
+            else:
+                waits = [call.current] if call.current is not None and call.window_end <= now else []
+            for attempt in waits:
+                if attempt.server.heard_at <= attempt.sent_at and self._is_silent(attempt.server, now):
+                    dead[attempt.server] = "no answer"
+        if self._tick_at is not None and self._tick_at <= now and not self._closed:
+            self._tick(dead, now)
+        self._renew(dead, now)
+        for call in due:
+            if call.over or call.deadline is not None:
+                continue  # its turn was taken when its server was given up
+            if call.expiry <= now:
+                self._fail(call, self._timeout(call, now), now)
             elif now < call.window_end:
                 self._look_after(call, now)
             else:
                 self._window_ended(call, now)
-        if self._tick_at is not None and self._tick_at <= now and not self._closed:
-            self._tick(now)
 
     def _look_after(self, call: _Call, now: float) -> None:
         """Half of an attempt's window is over: if the server has not been heard in it, see whether it is there."""
@@ -328,28 +337,24 @@ class AddressedCore(ServersCore[_Call, _Server]):
         call.deadline = min(call.window_end, call.expiry)
         self._deadlines.add(call)
 
-    def _expire(self, call: _Call, now: float) -> None:
-        waits = [attempt.server for attempt in call.open if attempt.server.heard_at <= attempt.sent_at]
-        self._renew([server for server in waits if self._is_silent(server, now)], "no answer", now)
-        if not call.over:
-            self._fail(call, self._timeout(call, now), now)
-
-    def _tick(self, now: float) -> None:
-        """Ping servers that are silent for an interval; give up those that are for a lease."""
+    def _tick(self, dead: dict[_Server, str], now: float) -> None:
+        """Ping servers that are silent for an interval, and find those that are for a lease."""
         self._tick_at = None
-        dead = []
         for server in self._servers.values():
+            if server in dead:
+                continue
             due = max(server.heard_at, server.pinged_at) + self._interval
             if due <= now:
                 silence = now - max(server.heard_at, server.opened_at)
                 overdue = silence >= self._lease - self._interval / 2 or server.stale_at is not None
+                # One that was not there before has for each attempt its window to appear in.
+                overdue = overdue and (server.is_up or not server.open)
                 if server.unanswered and overdue and self._is_silent(server, now):
-                    dead.append(server)
+                    dead[server] = "silent for a lease"
                 else:
                     self._ping(server, now)
             elif self._tick_at is None or due < self._tick_at:
                 self._tick_at = due
-        self._renew(dead, "silent for a lease", now)
 
     def _notice_stall(self, now: float) -> None:
         # Something is due every interval.

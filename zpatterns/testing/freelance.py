@@ -227,7 +227,6 @@ class RogueNode(Node):
         super().__init__(world, name)
         self.endpoint = f"sim://{name}"
         self._settings = settings
-        self._seen: list[bytes] = [b"1", b"2"]
 
     def boot(self) -> None:
         self._socket = SimSocket(self.world.network, self, SocketKind.ROUTER, self._settings, f"{self.name}:server")
@@ -248,11 +247,9 @@ class RogueNode(Node):
         chance = self.chance
         if frames == [b"PING"]:
             return [[b"PONG"]]
-        if len(frames) > 1:
-            self._seen = [*self._seen[-50:], frames[0] or frames[1]]
         junk = chance.bytes(chance.below(3))
-        # It knows numbers of requests that it was never sent, but does not lie about one that it was.
-        foreign = b"%d" % (int(self._seen[-1]) + 1 + chance.below(3) if self._seen[-1].isdigit() else 1)
+        # It makes numbers up, but does not lie about a request that it was sent.
+        foreign = b"%d" % (10**9 + chance.below(100))
         nonsense: list[Frames] = [
             [b"PONG"],
             [junk],
@@ -260,9 +257,11 @@ class RogueNode(Node):
             [b"", junk],
             [b"", foreign + b"0", junk],
             [b"", b""],
+            [foreign, junk],
+            [frames[0]],
+            [b"", frames[0] or frames[1]],
+            [b"", frames[-1], junk, junk],
         ]
-        if foreign not in self._seen:
-            nonsense += [[frames[0]], [b"", frames[0] or frames[1]], [b"", frames[-1], junk, junk]]
         return [chance.pick(nonsense) for _ in range(chance.below(4))]
 
 

@@ -274,7 +274,8 @@ class FreelanceObserver(Observer):
             self.world.violate("B1", f"{client.name} holds {len(client.open)} calls")
         limit = len(self.world.endpoints)
         if self.world.model == "failover":
-            limit = options.max_in_flight * (options.retries + 2)
+            # Those of open calls, and as many to each server that are kept for the next ones.
+            limit = options.max_in_flight * (options.retries + 1 + len(self.world.endpoints))
         if len(client.driver.links) > limit:
             self.world.violate("B1", f"{client.name} has {len(client.driver.links)} connections, the limit is {limit}")
 
