@@ -1,0 +1,165 @@
+"""Binary Star among real processes: the active one is killed, and stopped, under load."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.live.load import Load
+from tests.live.pair import LivePair, live_pair
+from tests.waiting import DEADLINE, until
+from zpatterns.bstar import BinaryStarClient
+from zpatterns.errors import ZPatternsError
+from zpatterns.testing import ManagedProcess
+
+CALLERS = 4
+
+
+class Asking:
+    """Callers that ask the pair without end; the longest time in which none of them had an answer."""
+
+    def __init__(self, pair: LivePair, interval: float) -> None:
+        self.client = BinaryStarClient(pair.fronts, heartbeat_interval=interval, timeout=DEADLINE, retries=60)
+        self.answered = 0
+        self.gap = 0.0
+        self.wrong: list[object] = []
+        self.errors: list[ZPatternsError] = []
+        self._last = time.monotonic()
+        self._lock = threading.Lock()
+        self._stopping = False
+        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(CALLERS)]
+
+    def _ask(self, lane: int) -> None:
+        number = 0
+        while not self._stopping:
+            number += 1
+            body = b"%d of %d" % (number, lane)
+            try:
+                reply = self.client.request(body)
+            except ZPatternsError as error:
+                self.errors.append(error)
+                continue
+            if reply != [body]:
+                self.wrong.append((body, reply))
+            now = time.monotonic()
+            with self._lock:
+                self.gap = max(self.gap, now - self._last)
+                self._last = now
+                self.answered += 1
+            time.sleep(0.005)
+
+    def more(self, answers: int) -> None:
+        """Wait for so many more answers."""
+        wanted = self.answered + answers
+        until(lambda: self.answered >= wanted or self.errors or self.wrong, "calls are answered")
+        assert not self.wrong and not self.errors
+
+    def outage_of(self, fault: object) -> float:
+        """Have it happen, and return the longest time without an answer, in seconds."""
+        with self._lock:
+            self.gap = 0.0
+        fault()  # type: ignore[operator]
+        self.more(CALLERS * 4)
+        return self.gap
+
+
+@contextlib.contextmanager
+def asking(pair: LivePair, interval: float) -> Iterator[Asking]:
+    load = Asking(pair, interval)
+    with load.client:
+        for thread in load._threads:
+            thread.start()
+        try:
+            load.more(20)
+            yield load
+        finally:
+            load._stopping = True
+            for thread in load._threads:
+                thread.join(DEADLINE + 5)
+        assert not any(thread.is_alive() for thread in load._threads), "a call without an outcome"
+        assert not load.wrong and not load.errors
+
+
+def kill_again_and_again(times: int, interval: float) -> list[float]:
+    outages = []
+    with live_pair("bstar", "server", interval=interval) as pair, asking(pair, interval) as load:
+        for _ in range(times):
+            active, passive = pair.settled()
+            load.more(20)
+            outages.append(load.outage_of(active.process.kill))
+            assert passive.state == "active"
+            active.process.restart()
+            assert pair.settled() == (passive, active), "what was killed is back, and passive"
+            assert passive.state == "active", "and nobody went back"
+    return outages
+
+
+def test_the_active_is_killed_and_killed_again():
+    outages = kill_again_and_again(2, 0.25)
+    assert max(outages) < 10.0, outages
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_twenty_kills_with_heartbeats_of_a_tenth_of_a_second():
+    outages = sorted(kill_again_and_again(20, 0.1))
+    assert outages[-1] <= 3 * 0.1 * 2, outages
+
+
+def test_an_active_that_is_stopped_for_three_seconds_goes_on_as_passive():
+    with live_pair("bstar", "server", interval=0.5) as pair, asking(pair, 0.5) as load:
+        active, passive = pair.settled()
+        epoch = active.status()["epoch"]
+        active.process.pause()
+        since = time.monotonic()
+        load.more(20)
+        until(lambda: time.monotonic() > since + 3.0, "three seconds have passed")
+        active.process.resume()
+        until(lambda: active.state == "passive", "it heard of the other")
+        assert passive.state == "active"
+        assert passive.status()["epoch"] > epoch
+        load.more(20)
+        assert pair.states.count("active") == 1
+        [event] = active.process.events("stepped_down")
+        assert event["reason"].startswith("stood still")
+
+
+def failover_of_a_broker(rate: float) -> Load:
+    load = Load(timeout=DEADLINE, rate_min=rate, recovery_max=20.0)
+    interval = 0.5
+    with live_pair("mdp", "broker", "--heartbeat-interval", str(interval), interval=interval, prefix="pair-") as pair:
+        active, passive = pair.settled()
+        connect = [argument for front in pair.fronts for argument in ("--connect", front)]
+        with contextlib.ExitStack() as stack:
+            for _ in range(2):
+                worker = ManagedProcess.command(
+                    *("mdp", "worker", "answer", "--echo", "--heartbeat-interval", str(interval)),
+                    *(*connect, "--log-format", "json"),
+                )
+                stack.enter_context(worker)
+
+            async def run() -> None:
+                async with load.running(pair.fronts, attempt_timeout=1.0):  # type: ignore[arg-type]
+                    await load.at_full_rate("at first")
+                    active.process.kill()
+                    await load.at_full_rate("after the kill")
+
+            asyncio.run(run())
+            assert passive.state == "active"
+    return load
+
+
+def test_a_broker_pair_loses_its_active_and_every_call_is_answered():
+    load = failover_of_a_broker(50.0)
+    load.check()
+
+
+@pytest.mark.slow
+def test_a_broker_pair_loses_its_active_at_three_hundred_requests_a_second():
+    load = failover_of_a_broker(300.0)
+    load.check()
