@@ -98,7 +98,7 @@ def latency(bench: FreelanceBench) -> Row:
     """One request at a time: a bare client, then FreelanceClient."""
 
     def run(side: str) -> Sample:
-        sample: Sample = {}
+        sample: dict[str, float] = {}
         for name, role in (("", "ping"), ("client ", "ping" if side == RAW else "client")):
             with Children() as children:
                 _, endpoint = bench.server(children, side)

@@ -17,7 +17,7 @@ from zpatterns.timing import Liveness
 A, B, C = "tcp://127.0.0.1:1", "tcp://127.0.0.1:2", "tcp://127.0.0.1:3"
 ERROR = b"\x00ZPATTERNS-ERROR\x00"
 
-CORES = {"addressed": AddressedCore, "shotgun": ShotgunCore, "failover": FailoverCore}
+CORES: dict[str, Any] = {"addressed": AddressedCore, "shotgun": ShotgunCore, "failover": FailoverCore}
 
 
 class Client(Harness[Any]):

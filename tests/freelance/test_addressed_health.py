@@ -6,7 +6,7 @@ import pytest
 
 from tests.freelance.harness import A, B, C, Client
 from tests.harness import START
-from zpatterns.core import Close, Open, SocketKind
+from zpatterns.core import Close, Open, SendFailure, SocketKind
 from zpatterns.errors import RequestTimeout
 from zpatterns.freelance.events import ServerDown, ServerUp
 
@@ -243,3 +243,18 @@ def test_servers_that_are_dead_all_the_same_are_found_out_soon():
     client.asked()
     client.advance(2.001)
     assert client.asked() == [Close(1), Open(2, SocketKind.ROUTER, A, b"server")]
+
+
+def test_no_call_turns_to_a_server_that_is_given_up_in_the_same_turn():
+    """Seed 24960: a call turned to a server that another call of the same turn gave up, and had an attempt less."""
+    client = Client(A, B, C, retries=1, timeout=4)
+    client.pong(A)
+    client.call(1)
+    client.call(2)
+    client.fail([b"server", b"2", b"hello"], SendFailure.OVERFLOW, port=client.ports[A])
+    assert client.take() == [(B, [b"3", b"hello"])]
+    client.until(START + 1.5)
+    client.pong(A)
+    client.until(START + 2)
+    assert client.take() == [(C, [b"4", b"hello"])], "the first call, and not to B"
+    assert client.health[B] == "down"

@@ -7,7 +7,8 @@ from dataclasses import fields
 
 import pytest
 
-from tests.test_docs import DOCS, all_commands, code, table_after
+from tests.pages import all_commands
+from tests.test_docs import DOCS, code, table_after
 from zpatterns import calls_core, server_core
 from zpatterns.core import Event
 from zpatterns.freelance import AsyncFreelanceClient, FreelanceClient, FreelanceServer, events

@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -79,6 +80,10 @@ class Load:
             self.durations.append(time.monotonic() - began)
 
 
+def _is(caller: Caller, server: ManagedProcess, health: str) -> bool:
+    return bool(caller.statistics().servers[server.endpoint] == health)
+
+
 @pytest.fixture(params=[FreelanceClient, AsyncFreelanceClient])
 def kind(request):
     return request.param
@@ -106,10 +111,10 @@ def test_servers_are_killed_and_restarted_in_turn_under_load(kind):
             for server in running:
                 load.more(100)
                 server.kill()
-                until(lambda server=server: caller.statistics().servers[server.endpoint] == "down", "it is missed")
+                until(partial(_is, caller, server, "down"), "it is missed")
                 load.more(100)
                 server.start()
-                until(lambda server=server: caller.statistics().servers[server.endpoint] == "up", "it is back")
+                until(partial(_is, caller, server, "up"), "it is back")
         assert not load.errors
         assert not load.wrong
 
