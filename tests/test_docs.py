@@ -22,6 +22,8 @@ from tests.cli.processes import is_alive
 from tests.diagrams import state_diagram
 from tests.pages import ROOT, all_commands, blocks_of, prose_of, run_page
 from zpatterns import core, driver, errors
+from zpatterns.bstar.bstar_core import CHANGES
+from zpatterns.bstar.bstar_state import State
 from zpatterns.cli import base
 from zpatterns.core import Event
 from zpatterns.mdp import AsyncClient, Broker, Client, Worker, events, wire
@@ -81,6 +83,11 @@ def test_the_first_commands_are_those_that_need_nothing():
 def test_the_diagram_of_a_workers_states_is_that_of_its_table():
     diagrams = [block.text for block in blocks_of(DOCS / "majordomo.md") if block.language == "mermaid"]
     assert diagrams == [state_diagram(TRANSITIONS, WorkerState.AWAY, WorkerState.STOPPED)]
+
+
+def test_the_diagram_of_a_pairs_states_is_that_of_its_table():
+    diagrams = [block.text for block in blocks_of(DOCS / "binary-star.md") if block.language == "mermaid"]
+    assert diagrams == [state_diagram(CHANGES, State.PRIMARY)]
 
 
 # How the pages hang together.
