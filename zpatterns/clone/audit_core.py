@@ -12,20 +12,31 @@ from collections.abc import Mapping
 
 from zpatterns.clone import wire
 
-ASKED_MAX = 5
-"""Questions after a subtree's last sequence that may be open: more of them mean that nobody answers."""
-
 JUMPS_MAX = 3
 """Jumps in a foreign server's numbers, with nothing in order between them, after which they show no gaps."""
 
 
 class Audit:
-    """One connection to one server. What :meth:`hugz` and :meth:`previous` say is for a map that follows it."""
+    """One connection to one server. What :meth:`hugz` and :meth:`previous` say is for a map that follows it.
 
-    __slots__ = ("_asked", "_checked", "_expected", "_foreign_last", "_jumps", "_prefix", "is_foreign", "status")
+    `asked_max`: questions after a subtree's last sequence that may be open; more mean that nobody answers.
+    """
 
-    def __init__(self, subtree: bytes) -> None:
+    __slots__ = (
+        "_asked",
+        "_asked_max",
+        "_checked",
+        "_expected",
+        "_foreign_last",
+        "_jumps",
+        "_prefix",
+        "is_foreign",
+        "status",
+    )
+
+    def __init__(self, subtree: bytes, asked_max: int) -> None:
         self._prefix = subtree
+        self._asked_max = asked_max
         self._jumps = 0
         self.begin()
 
@@ -95,7 +106,7 @@ class Audit:
             return f"the server has published {last}"
         if self._expected is not None and reached < self._expected <= last:
             return f"the server has published {self._expected} in the subtree"
-        if len(self._asked) >= ASKED_MAX:
+        if len(self._asked) >= self._asked_max:
             return "the server does not say what it has published in the subtree"
         return ""
 

@@ -81,7 +81,7 @@ class ClientCore:
         self._snapshot: PortId = ""
         self._is_live = False  # something came over the subscription
         self._is_blind = False  # the snapshot was asked for before that
-        self._audit = Audit(self._prefix)
+        self._audit = Audit(self._prefix, options.liveness.liveness)
         self._due_at: float | None = None  # the end of patience, of a moment, or of a snapshot that does not go on
         self._heard_at = self._following_since = 0.0
         self._applied = self._heartbeats = self._snapshots = self._gaps = self._failovers = self._posted = 0

@@ -15,6 +15,7 @@ from zpatterns.testing.world import Violation, World
 
 PATTERNS: Final = {
     "bstar": "zpatterns.testing.bstar:BinaryStarWorld",
+    "clone": "zpatterns.testing.clone:CloneWorld",
     "freelance": "zpatterns.testing.freelance:FreelanceWorld",
     "lazy": "zpatterns.testing.lazy:LazyWorld",
     "mdp": "zpatterns.testing.mdp:MajordomoWorld",

@@ -1,0 +1,97 @@
+"""The Clone world: servers, with a store or without, and clients of the whole map and of subtrees, under faults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from zpatterns.clone.client_state import ClientOptions
+from zpatterns.clone.server_state import ServerOptions
+from zpatterns.clone.sets_core import SetOptions
+from zpatterns.sockets import SocketSettings
+from zpatterns.testing.clock import Chance
+from zpatterns.testing.clone_nodes import KEYS, SUBTREES, CloneClientNode, CloneServerNode, HostileCloneNode, SetCall
+from zpatterns.testing.clone_observer import CloneObserver
+from zpatterns.testing.faults import Fault
+from zpatterns.testing.world import World
+from zpatterns.timing import Liveness
+
+
+class CloneWorld(World):
+    """A server, now and then two that know nothing of each other, up to five clients, and a hostile peer."""
+
+    name = "clone"
+    behaviours: ClassVar[tuple[str, ...]] = ("burst", "cancel", "close", "full-disk", "hostile")
+
+    def build(self) -> None:
+        draw = self.chance.fork("clone")
+        liveness = Liveness(draw.pick((0.5, 1.0)), draw.pick((3, 4, 5)))
+        lease = self.lease = liveness.lease
+        self.interval = liveness.interval
+        # Back-off is capped at the lease (promises.md), so L1's bound is four of them.
+        self.bound = 4 * lease
+        self.quiet_seconds = 3 * lease
+        self.fault_seconds = lease * draw.between(1.5, 4.0)
+        self.sets: list[SetCall] = []
+        self.sets_left = draw.pick((10, 20, 40))
+        is_calm = not self.active_faults
+        tight = not is_calm and draw.happens(0.5)
+        ping = lease * draw.pick((0.2, 0.5, 1.0))
+        self.settings = SocketSettings(
+            send_hwm=draw.pick((1, 3, 10)) if tight else 1000,
+            receive_hwm=draw.pick((1, 3, 10)) if tight else 1000,
+            outbox_max=draw.pick((3, 20)) if tight else 1000,
+            ping_interval=ping,
+            ping_timeout=ping * draw.pick((1.0, 2.0)),
+            keepalive_idle=lease * draw.pick((0.5, 1.0)),
+            keepalive_interval=lease * 0.1,
+            connect_timeout=max(0.5, min(3.0, liveness.interval)),
+            handshake_timeout=lease * 0.5,
+            reconnect_first=min(0.1, liveness.interval / 4),
+            reconnect_cap=min(1.0, liveness.interval),
+        )
+        self.observer = CloneObserver(self)
+        self.observers.append(self.observer)
+        durable = draw.happens(0.4)
+        self.servers = [
+            CloneServerNode(self, f"server{number}", ServerOptions(liveness, durable=durable), self.settings)
+            for number in range(1 if is_calm else draw.pick((1, 1, 2)))
+        ]
+        self.clients = [self._client(draw, number, liveness) for number in range(draw.pick((2, 3, 5)))]
+        for server in self.servers:
+            server.frailty = 3
+        if "hostile" in self.active_behaviours:
+            endpoints = [server.endpoints.snapshot for server in self.servers]
+            HostileCloneNode(self, "hostile", endpoints, self.settings).frailty = 0
+        for node in self.nodes.values():
+            node.start()
+
+    def _client(self, draw: Chance, number: int, liveness: Liveness) -> CloneClientNode:
+        options = ClientOptions(
+            liveness=liveness,
+            subtree=draw.pick(SUBTREES),
+            kept_max=draw.pick((3, 1000)),
+            sets=SetOptions(
+                timeout=self.lease * draw.pick((0.5, 2.0, 3.5)),
+                resend_first=liveness.interval,
+                resend_cap=liveness.lease,
+                in_flight_max=draw.pick((2, 512)),
+                sets_max=draw.pick((3, 1000)),
+            ),
+        )
+        servers = draw.shuffled([server.endpoints for server in self.servers])
+        return CloneClientNode(self, f"client{number}", servers, options, self.settings)
+
+    @property
+    def alive_clients(self) -> list[CloneClientNode]:
+        """Clients whose processes run; all, once everything is healed."""
+        return [client for client in self.clients if client.alive]
+
+    def pattern_fault(self, fault: Fault) -> Callable[[], None]:
+        raise NotImplementedError  # there are none of its own
+
+    def quiet(self) -> None:
+        for client in self.clients:
+            keys = [key for key in KEYS if key.startswith(client.options.subtree)]
+            call = client.set(self.chance.pick(keys), timeout=self.quiet_seconds * 0.8)
+            call.must_succeed = True
