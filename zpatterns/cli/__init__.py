@@ -11,6 +11,7 @@ main = LazyGroup(
     help="Reliable request-reply over ZeroMQ: brokers, workers and clients that survive a kill.",
     lazy={
         "bstar": ("zpatterns.cli.bstar:bstar", "Binary Star: a pair of servers, of which one serves."),
+        "clone": ("zpatterns.cli.clone:clone", "Clone: a map that a server shares with its clients (RFC 12)."),
         "demo": ("zpatterns.cli.demo:demo", "See a worker killed in mid-request, and nothing lost."),
         "freelance": ("zpatterns.cli.freelance:freelance", "Freelance: several like servers and no broker (RFC 10)."),
         "mdp": ("zpatterns.cli.mdp:mdp", "Majordomo: services through a broker (RFCs 7, 8 and 18)."),

@@ -3,5 +3,6 @@
 from zpatterns.clone.client import AsyncClone, Clone
 from zpatterns.clone.events import CloneState
 from zpatterns.clone.replica_core import Change
+from zpatterns.clone.server import CloneServer
 
-__all__ = ["AsyncClone", "Change", "Clone", "CloneState"]
+__all__ = ["AsyncClone", "Change", "Clone", "CloneServer", "CloneState"]
