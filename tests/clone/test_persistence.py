@@ -1,0 +1,174 @@
+"""The file behind a server: what is written comes back, what is damaged is refused and left as it is; and the core
+publishes and answers nothing that is not on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.clone.server_harness import NO_TTL, ServerHarness, kvset, seq, uuid, zpack, zpset
+from zpatterns.clone.persistence import StoreFile
+from zpatterns.clone.server_state import Change, SaveFailed
+from zpatterns.errors import StoreError
+
+
+def change(key: bytes, sequence: int, body: bytes = b"v", ttl: int = 0, client: bytes | None = None) -> Change:
+    return Change(key, sequence, uuid(sequence), b"a=b\n", body, ttl, 0.0, client)
+
+
+def filled(path: Path) -> None:
+    file = StoreFile(str(path), sequence=100)
+    file.write([change(b"/k/%d" % number, 101 + number, b"x" * 50, client=b"C") for number in range(500)])
+    file.close()
+
+
+def test_what_was_written_comes_back(tmp_path):
+    path = str(tmp_path / "map")
+    file = StoreFile(path, sequence=100)
+    assert file.kept == (100, [], [])
+    file.write([change(b"a", 101, b"1"), change(b"b", 102, b"2", ttl=9), change(b"a", 103, b"3", client=b"C")])
+    file.write([change(b"c", 104, b"4"), change(b"c", 105, b"")])
+    file.close()
+    file = StoreFile(path, sequence=999)
+    file.close()
+    assert file.kept.sequence == 105
+    assert file.kept.rows == [
+        (b"b", 102, uuid(102), b"a=b\n", b"2", 9),
+        (b"a", 103, uuid(103), b"a=b\n", b"3", 0),
+    ]
+    assert file.kept.answers == [(uuid(103), 103)]
+
+
+def test_answers_are_kept_up_to_a_bound(tmp_path):
+    path = str(tmp_path / "map")
+    file = StoreFile(path, sequence=100, answers_max=3)
+    file.write([change(b"a", number, client=b"C") for number in range(101, 106)])
+    file.write([change(b"a", 106, client=b"C")])
+    file.close()
+    file = StoreFile(path, sequence=0)
+    file.close()
+    assert [sequence for _, sequence in file.kept.answers] == [104, 105, 106]
+
+
+def test_a_file_in_use_is_refused(tmp_path):
+    path = str(tmp_path / "map")
+    file = StoreFile(path, sequence=100)
+    file.write([change(b"a", 101)])
+    with pytest.raises(StoreError, match="in use"):
+        StoreFile(path, sequence=100)
+    file.close()
+
+
+@pytest.mark.parametrize("place", [0, 10, 20, 70, 2000, 9000, 20_000, -1000, -10])
+def test_a_damaged_file_is_refused_and_left_as_it_is_or_holds_all_that_was_written(place, tmp_path):
+    path = tmp_path / "map"
+    filled(path)
+    sound = StoreFile(str(path), sequence=0)
+    sound.close()
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0x40
+    path.write_bytes(content)
+    try:
+        file = StoreFile(str(path), sequence=0)
+    except StoreError:
+        file = None
+    if file is None:
+        assert path.read_bytes() == content
+    else:
+        file.close()
+        assert file.kept == sound.kept, "a damaged pair was taken for a sound one"
+
+
+@pytest.mark.parametrize("content", [b"x", b"no database at all\n" * 100, b"SQLite format 3\0" + bytes(84)])
+def test_what_is_no_store_is_refused_and_left_as_it_is(content, tmp_path):
+    path = tmp_path / "map"
+    path.write_bytes(content)
+    with pytest.raises(StoreError):
+        StoreFile(str(path), sequence=0)
+    assert path.read_bytes() == content
+
+
+def test_a_truncated_file_is_refused_and_left_as_it_is(tmp_path):
+    path = tmp_path / "map"
+    filled(path)
+    content = path.read_bytes()[:-8192]
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match="damaged"):
+        StoreFile(str(path), sequence=0)
+    assert path.read_bytes() == content
+
+
+# The core.
+
+
+def test_nothing_is_published_or_answered_before_it_is_on_disk():
+    server = ServerHarness(durable=True)
+    assert server.collect(kvset(b"a", b"1", 1)) == []
+    assert server.give(zpset(b"b", b"2", 2)) == []
+    assert server.map() == {}
+    assert [item.key for item in server.saves[0].changes] == [b"a"]
+    assert len(server.saved()) == 1
+    assert server.sent() == []
+    assert server.saved() == [[b"b", seq(5002), uuid(2), NO_TTL + b"prev=5001\n", b"2"]]
+    assert server.sent() == [zpack(2, b"200", 5002)]
+
+
+def test_what_comes_while_the_disk_works_is_written_in_one_group():
+    server = ServerHarness(durable=True)
+    server.collect(*(kvset(b"%d" % number) for number in range(5)))
+    server.collect(*(kvset(b"%d" % number) for number in range(100)))
+    assert [len(save.changes) for save in server.saves] == [5]
+    server.saved()
+    assert [len(save.changes) for save in server.saves] == [100]
+
+
+def test_a_set_that_comes_again_while_it_is_written_is_made_once():
+    server = ServerHarness(durable=True)
+    server.give(zpset(b"a", b"1", 1))
+    server.give(zpset(b"a", b"1", 1, client=b"D"))
+    assert len(server.saved()) == 1
+    assert server.sent() == [zpack(1, b"200", 5001, b"D")]
+    assert not server.saves
+
+
+def test_a_comparison_sees_what_is_being_written():
+    server = ServerHarness(durable=True)
+    server.give(zpset(b"a", b"1", 1))
+    assert server.give(zpset(b"a", b"2", 2, b"if-seq=0\n")) == [zpack(2, b"409", 5001)]
+
+
+def test_what_could_not_be_written_is_tried_again_and_nobody_is_told_otherwise():
+    server = ServerHarness(durable=True)
+    server.give(zpset(b"a", b"1", 1))
+    server.saves.clear()
+    server.step(server.core.save_failed, "disk full", server.now)
+    assert server.events() == [SaveFailed(1, "disk full")]
+    assert server.sent() == []
+    server.advance(1)
+    server.publications()
+    assert [item.sequence for item in server.saves[0].changes] == [5001]
+    server.saved()
+    assert server.sent() == [zpack(1, b"200", 5001)]
+
+
+def test_while_the_disk_is_behind_updates_stay_with_their_senders():
+    server = ServerHarness(durable=True, pending_max=3)
+    server.collect(*(kvset(b"%d" % number) for number in range(3)))
+    assert not server.core.wants_to_read("collector")
+    assert server.give(zpset(b"x", b"v", 9)) == []
+    assert server.statistics.dropped == {"pending-full": 1}
+    server.saved()
+    assert server.core.wants_to_read("collector")
+
+
+def test_a_key_that_was_set_anew_while_its_time_came_does_not_expire():
+    server = ServerHarness(durable=True)
+    server.collect(kvset(b"a", b"1", 1, b"ttl=1\n"))
+    server.saved()
+    server.collect(kvset(b"a", b"2", 2))
+    server.advance(1)
+    server.saved()
+    server.advance(5)
+    assert not server.saves
+    assert server.map() == {b"a": b"2"}
