@@ -70,6 +70,8 @@ class StoreFile:
             is_new = not os.path.exists(path) or not os.path.getsize(path)
             self.kept = Kept(sequence, [], []) if is_new else self._read()
             self._db = self._open(is_new)
+        except StoreError:
+            raise  # an OSError too, and said already
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
                 raise self._error("it is in use by another server") from error
