@@ -50,7 +50,7 @@ def bstar() -> None:
 def server(
     bind: Sequence[str], echo: bool, handler: str | None, concurrency: int, log_format: Any, **options: Any
 ) -> None:
-    """Run one node of a pair until SIGINT or SIGTERM; then the other one takes over."""
+    """Run one node of a pair until SIGINT or SIGTERM. Then the other takes over."""
     pair = take_pair_options(options)
     if pair is None:
         raise click.UsageError("Say which half this is: --primary or --backup.")
@@ -62,7 +62,6 @@ def server(
     from zpatterns.telemetry import configure_logging
 
     target: Any = None if handler is None else load_handler(handler)
-    configure_logging(log_format)
     front = bind or (FRONT_ENDPOINTS[0 if pair["primary"] else 1],)
     with arguments_checked():
         if isinstance(target, type) and issubclass(target, LazyPirateServer):
@@ -70,6 +69,7 @@ def server(
         else:
             service = LazyPirateServer(*front, handler=target, concurrency=concurrency)
         node = BinaryStar(service, **pair)
+    configure_logging(log_format)
     node.run()
 
 

@@ -58,9 +58,9 @@ def server(bind: str, log_format: Any, **options: Any) -> None:
     from zpatterns.clone import CloneServer
     from zpatterns.telemetry import configure_logging
 
-    configure_logging(log_format)
     with arguments_checked():
         service = CloneServer(bind, **{name: value for name, value in options.items() if value is not None})
+    configure_logging(log_format)
     service.run()
 
 

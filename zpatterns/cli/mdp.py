@@ -93,13 +93,13 @@ def broker(bind: Sequence[str], queue_max: int | None, log_format: Any, **option
     pair = take_pair_options(options, "pair_")
     if queue_max is not None:
         options["queue_max"] = queue_max
-    configure_logging(log_format)
     with arguments_checked():
         service: Service = Broker(*bind, **options)
         if pair is not None:
             from zpatterns.bstar import BinaryStar
 
             service = BinaryStar(service, **pair)
+    configure_logging(log_format)
     service.run()
 
 
@@ -132,13 +132,13 @@ def worker(
     from zpatterns.telemetry import configure_logging
 
     target = None if handler is None else load_handler(handler)
-    configure_logging(log_format)
     endpoints = check_endpoints(connect)
     with arguments_checked():
         if isinstance(target, type) and issubclass(target, Worker):
             serving = target(endpoints, service=service, **options)
         else:
             serving = Worker(endpoints, service=service, handler=target, **options)
+    configure_logging(log_format)
     serving.run()
 
 

@@ -101,9 +101,9 @@ def queue(paranoid: bool, frontend: str, backend: str, log_format: Any, **option
     from zpatterns.pirate import ParanoidPirateQueue, SimplePirateQueue
     from zpatterns.telemetry import configure_logging
 
-    configure_logging(log_format)
     with arguments_checked():
         service = (ParanoidPirateQueue if paranoid else SimplePirateQueue)(frontend, backend, **chosen)
+    configure_logging(log_format)
     service.run()
 
 
@@ -142,7 +142,6 @@ def worker(
     from zpatterns.telemetry import configure_logging
 
     target = None if handler is None else load_handler(handler)
-    configure_logging(log_format)
     endpoints = check_endpoints(connect)
     if not paranoid and len(endpoints) > 1:
         raise click.UsageError("--simple takes one --connect: its worker cannot tell when to turn to another queue.")
@@ -153,4 +152,5 @@ def worker(
             serving = target(where, **chosen)
         else:
             serving = kind(where, handler=target, **chosen)
+    configure_logging(log_format)
     serving.run()

@@ -95,11 +95,11 @@ def serve(
     target: Any = None if handler is None else load_handler(handler)
     if queue_max is not None:
         options["queue_max"] = queue_max
-    configure_logging(log_format)
     with arguments_checked():
         service: Server
         if isinstance(target, type) and issubclass(target, kind):
             service = target(*bind, **options)
         else:
             service = kind(*bind, handler=target, **options)
+    configure_logging(log_format)
     service.run()
