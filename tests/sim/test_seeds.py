@@ -19,8 +19,14 @@ FOUND = {
     "reply-that-overflowed-is-forgotten": 48,
 }
 
+DOUBTED = {
+    24755: "a worker's lease ended at the very moment of a check, but for a rounding",
+    39302: "callers who had given up left so much work behind that the last calls had to wait for too long",
+}
+"""Seeds in which a checker complained though the cores were right."""
 
-@pytest.mark.parametrize("seed", sorted(set(FOUND.values())))
+
+@pytest.mark.parametrize("seed", [*sorted(set(FOUND.values())), *DOUBTED])
 def test_it_is_well_now(seed):
     assert MajordomoWorld(seed).run() is None
 

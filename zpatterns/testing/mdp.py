@@ -18,6 +18,11 @@ from zpatterns.testing.serving import ServingWorld
 from zpatterns.timing import Liveness
 
 
+BACKLOG_MAX = 30
+"""Requests that may be open for a service whose next call must be answered in time: what callers who gave up have left
+behind is served too, and may take longer than that call has."""
+
+
 class MajordomoWorld(ServingWorld):
     """One or two brokers, workers of both protocol versions, asyncio and blocking clients, and a hostile peer."""
 
@@ -167,6 +172,9 @@ class MajordomoWorld(ServingWorld):
 
     def quiet(self) -> None:
         for service in self.services:
+            backlog = max(watch.backlog(service.encode()) for watch in self.observer.watches.values())
             for _ in range(2):
-                self.observer.must_succeed.append(self.probe.ask(service))
+                call = self.probe.ask(service)
+                if backlog <= BACKLOG_MAX:
+                    self.observer.must_succeed.append(call)
         self.probe.ask("mmi.service")
