@@ -17,7 +17,6 @@ from zpatterns.testing.mdp_observer import MajordomoObserver
 from zpatterns.testing.serving import ServingWorld
 from zpatterns.timing import Liveness
 
-
 BACKLOG_MAX = 30
 """Requests that may be open for a service whose next call must be answered in time: what callers who gave up have left
 behind is served too, and may take longer than that call has."""
