@@ -1,4 +1,4 @@
-"""Frames that all patterns share: our convention for errors. Pure.
+"""Frames that several patterns share: what a REQ puts around a body, and our convention for errors. Pure.
 
 None of the protocols has an error reply. A far side of ours answers with these frames in the place of the body;
 to any other client they are three ordinary frames.
@@ -17,6 +17,16 @@ CODE_HANDLER_TIMEOUT = b"handler-timeout"
 
 NOT_STARTED = frozenset({"429", "503"})
 """Codes that invite another attempt: the request never began, or a broker that goes on would have sent it again."""
+
+
+def req_message(body: Frames) -> Frames:
+    """A body as a REQ sends it to a REP: behind an empty frame."""
+    return [b"", *body]
+
+
+def req_body(frames: Frames) -> Frames | None:
+    """The body of a reply as a REQ receives it, or None where `frames` is none."""
+    return frames[1:] if len(frames) > 1 and not frames[0] else None
 
 
 def error_body(code: bytes, text: str) -> Frames:

@@ -21,7 +21,6 @@ def test_a_number_is_ascii_decimal_and_never_ping(number):
 def test_requests():
     assert wire.addressed_request(b"7", [b"a", b"b"]) == [b"7", b"a", b"b"]
     assert wire.shotgun_request(b"7", [b"a"]) == [b"", b"7", b"a"]
-    assert wire.failover_request([b"a", b"b"]) == [b"", b"a", b"b"]
 
 
 @pytest.mark.parametrize(
@@ -54,21 +53,6 @@ def test_an_addressed_reply(frames, expected):
 )
 def test_a_shotgun_reply_has_exactly_one_frame(frames, expected):
     assert wire.parse_shotgun_reply(frames) == expected
-
-
-@pytest.mark.parametrize(
-    ("frames", "expected"),
-    [
-        ([b"", b"a"], [b"a"]),
-        ([b"", b"", b"a"], [b"", b"a"]),
-        ([b""], None),
-        ([b"a"], None),
-        ([b"a", b"", b"b"], None),
-        ([], None),
-    ],
-)
-def test_a_failover_reply(frames, expected):
-    assert wire.parse_failover_reply(frames) == expected
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from zpatterns.calls_core import Call, CallOptions, CallsCore, ClientStatistics, Connection
 from zpatterns.core import Frames, Rng
 from zpatterns.errors import RemoteError, ZPatternsError
-from zpatterns.pirate.wire import lazy_reply, lazy_request
-from zpatterns.wire import CODE_DRAINING, CODE_OVERLOADED, parse_error
+from zpatterns.wire import CODE_DRAINING, CODE_OVERLOADED, parse_error, req_body, req_message
 
 _DRAINING, _OVERLOADED = CODE_DRAINING.decode(), CODE_OVERLOADED.decode()
 
@@ -84,10 +83,10 @@ class StarClientCore(CallsCore[Call]):
     # Messages.
 
     def _request(self, call: Call) -> Frames:
-        return lazy_request(call.body)
+        return req_message(call.body)
 
     def _answered(self, call: Call, connection: Connection[Call], frames: Frames, now: float) -> None:
-        body = lazy_reply(frames)
+        body = req_body(frames)
         if body is None:
             self._drops.add("invalid")
             return

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from zpatterns.calls_core import Call, CallsCore, Connection
 from zpatterns.core import Frames, Rng
-from zpatterns.freelance import wire
 from zpatterns.freelance.servers_core import ClientOptions, FreelanceStatistics, no_answer
+from zpatterns.wire import req_body, req_message
 
 
 class FailoverCore(CallsCore[Call]):
@@ -77,10 +77,10 @@ class FailoverCore(CallsCore[Call]):
     # Messages.
 
     def _request(self, call: Call) -> Frames:
-        return wire.failover_request(call.body)
+        return req_message(call.body)
 
     def _answered(self, call: Call, connection: Connection[Call], frames: Frames, now: float) -> None:
-        body = wire.parse_failover_reply(frames)
+        body = req_body(frames)
         if body is None:
             self._drops.add("invalid")
         else:

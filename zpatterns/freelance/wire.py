@@ -56,16 +56,6 @@ def parse_shotgun_reply(frames: Frames) -> tuple[bytes, Frames] | None:
     return frames[1], frames[2:]
 
 
-def failover_request(body: Frames) -> Frames:
-    """A request of the first model as a REQ sends it: an empty frame, then the body."""
-    return [EMPTY, *body]
-
-
-def parse_failover_reply(frames: Frames) -> Frames | None:
-    """The body of an answer, or None for what is none."""
-    return frames[1:] if len(frames) > 1 and not frames[0] else None
-
-
 def rep_depth(model: str, frames: Frames) -> int:
     """How many frames of what a ROUTER has received are envelope, where clients expect a REP; 0 for no request.
 

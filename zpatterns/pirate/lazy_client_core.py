@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from zpatterns.calls_core import Call, CallsCore, Connection
 from zpatterns.core import Frames
-from zpatterns.pirate.wire import lazy_reply, lazy_request
+from zpatterns.wire import req_body, req_message
 
 
 class LazyClientCore(CallsCore[Call]):
@@ -19,10 +19,10 @@ class LazyClientCore(CallsCore[Call]):
         self._start(Call(call_id, body, now), timeout)
 
     def _request(self, call: Call) -> Frames:
-        return lazy_request(call.body)
+        return req_message(call.body)
 
     def _answered(self, call: Call, connection: Connection[Call], frames: Frames, now: float) -> None:
-        body = lazy_reply(frames)
+        body = req_body(frames)
         if body is None:
             self._drops.add("invalid")  # a REQ would not see it either
         else:

@@ -40,16 +40,3 @@ def envelope_depth(frames: Frames, start: int = 0) -> int:
     except ValueError:
         return 0
     return depth if depth < len(frames) else 0
-
-
-# Lazy Pirate (Guide chapter 4): REQ to REP, and so an envelope of one empty frame.
-
-
-def lazy_request(body: Frames) -> Frames:
-    """A request as a REQ sends it."""
-    return [EMPTY, *body]
-
-
-def lazy_reply(frames: Frames) -> Frames | None:
-    """The body of a reply as a REQ receives it, or None where `frames` is none."""
-    return frames[1:] if len(frames) > 1 and not frames[0] else None
