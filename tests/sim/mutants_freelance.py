@@ -12,7 +12,7 @@ SHOTGUN = "zpatterns.freelance.shotgun_core"
 FAILOVER = "zpatterns.freelance.failover_core"
 SERVER = "zpatterns.freelance.server_core"
 SERVERS = "zpatterns.freelance.servers_core"
-WIRE = "zpatterns.freelance.wire"
+WIRE = "zpatterns.wire"
 
 _freelance = partial(Mutant, pattern="freelance")
 

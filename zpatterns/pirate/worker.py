@@ -3,104 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from zpatterns.core import Cancel, Command, Event, Run
-from zpatterns.handlers import Handler, Handles, Lane, Request
+from zpatterns.core import Event, Rng
+from zpatterns.handlers import Handler
 from zpatterns.pirate.wire import PARANOID, SIMPLE, Dialect
 from zpatterns.pirate.worker_core import WorkerCore, WorkerStatistics
-from zpatterns.reactor import Reactor, ReactorDriver
-from zpatterns.service import Service, endpoint_list
+from zpatterns.service import endpoint_list
 from zpatterns.sockets import SocketSettings
 from zpatterns.timing import Liveness
+from zpatterns.worker import LaneWorker
 
 
-class _Worker(Handles, Service):
-    """Lanes, each with a core and a connection of its own."""
+class _Worker(LaneWorker):
+    """A worker of either kind, which its `dialect` tells."""
 
     source = "pirate.worker"
     dialect: ClassVar[Dialect]
 
-    def __init__(
-        self,
-        endpoints: tuple[str, ...],
-        handler: Handler | None,
-        concurrency: int,
-        liveness: Liveness,
-        handler_timeout: float | None,
-        settings: SocketSettings | None,
-        on_event: Callable[[Event], None] | None,
-    ) -> None:
-        super().__init__(on_event=on_event)
-        self._endpoints = endpoints
-        self._handler = self._choose_handler(handler)
-        if concurrency < 1:
-            raise ValueError(f"concurrency must be at least 1, not {concurrency!r}")
-        if handler_timeout is not None and not handler_timeout > 0:
-            raise ValueError(f"handler_timeout must be a positive number of seconds, not {handler_timeout!r}")
-        self._concurrency = concurrency
-        self._liveness = liveness
-        self._handler_timeout = handler_timeout
-        # A queue that was restarted, or is in reach again, is found within a heartbeat.
-        self._settings = settings or SocketSettings(
-            connect_timeout=max(1.0, min(3.0, liveness.interval)),
-            reconnect_first=min(0.1, liveness.interval / 4),
-            reconnect_cap=min(1.0, liveness.interval),
-        )
-        self._cores: list[WorkerCore] = []
-        self._lanes: list[Lane] = []
-
-    @property
-    def endpoint(self) -> str:
-        """The queue that the first lane is registered with, or tries to."""
-        return self._cores[0].endpoint if self._cores else self._endpoints[0]
-
     def statistics(self) -> WorkerStatistics:
         """Counters since the start, over all lanes."""
-        lanes = [core.statistics() for core in self._cores]
-        dropped: dict[str, int] = {}
-        for lane in lanes:
-            for reason, count in lane.dropped.items():
-                dropped[reason] = dropped.get(reason, 0) + count
-        names = [field.name for field in fields(WorkerStatistics) if field.name != "dropped"]
-        return WorkerStatistics(**{name: sum(getattr(lane, name) for lane in lanes) for name in names}, dropped=dropped)
+        total: WorkerStatistics = self._sum(WorkerStatistics)
+        return total
 
-    def _announcement(self) -> dict[str, Any]:
-        return {"endpoint": self.endpoint, "concurrency": self._concurrency}
-
-    def _attach(self, reactor: Reactor) -> None:
-        for number in range(self._concurrency):
-            core = WorkerCore(
-                self._endpoints,
-                dialect=self.dialect,
-                liveness=self._liveness,
-                rng=reactor.rng,
-                handler_timeout=self._handler_timeout,
-            )
-            driver = ReactorDriver(
-                reactor,
-                core,
-                settings=self._settings,
-                telemetry=self._telemetry,
-                on_command=lambda command, number=number: self._on_command(number, command),  # type: ignore[misc]
-                stall_threshold=self._liveness.interval,
-            )
-            self._cores.append(core)
-            self._drivers.append(driver)
-            self._lanes.append(Lane(self._handler, core, driver, f"{self.source}:{number}"))
-            driver.call(core.start, driver.now())
-
-    def _on_command(self, number: int, command: Command) -> None:
-        if isinstance(command, Run):
-            self._lanes[number].start(command.run, Request(tuple(command.frames), "", command.client))
-        elif isinstance(command, Cancel):
-            self._lanes[number].cancel(command.run)
-
-    def _close(self) -> None:
-        for lane in self._lanes:
-            lane.close()
-        super()._close()
+    def _lane_core(self, rng: Rng) -> WorkerCore:
+        return WorkerCore(
+            self._endpoints,
+            dialect=self.dialect,
+            liveness=self._liveness,
+            rng=rng,
+            handler_timeout=self._handler_timeout,
+        )
 
 
 class SimplePirateWorker(_Worker):
@@ -133,7 +66,15 @@ class SimplePirateWorker(_Worker):
         endpoints = endpoint_list(endpoint, type(self).__name__)
         if len(endpoints) > 1:
             raise ValueError("a Simple Pirate worker has one endpoint: it cannot tell when to turn to another")
-        super().__init__(endpoints, handler, concurrency, Liveness(1.0, 3), handler_timeout, settings, on_event)
+        super().__init__(
+            endpoints,
+            handler=handler,
+            concurrency=concurrency,
+            liveness=Liveness(1.0, 3),
+            handler_timeout=handler_timeout,
+            settings=settings,
+            on_event=on_event,
+        )
 
 
 class ParanoidPirateWorker(_Worker):
@@ -169,10 +110,10 @@ class ParanoidPirateWorker(_Worker):
     ) -> None:
         super().__init__(
             endpoint_list(endpoints, type(self).__name__),
-            handler,
-            concurrency,
-            Liveness(heartbeat_interval, liveness),
-            handler_timeout,
-            settings,
-            on_event,
+            handler=handler,
+            concurrency=concurrency,
+            liveness=Liveness(heartbeat_interval, liveness),
+            handler_timeout=handler_timeout,
+            settings=settings,
+            on_event=on_event,
         )
