@@ -345,7 +345,7 @@ def test_it_goes_round_the_list_and_tells_when_nobody_is_there():
     client = CloneHarness(A, B).follow()
     client.later(5.1)
     assert client.states() == ["SUSPENDED"]
-    client.later(7.0)
+    client.later(3.0)
     assert client.sockets[client.socket(SocketKind.DEALER)].endpoint == "tcp://a:5556"
     assert client.states() == ["LOST"]
     client.publish(hugz(10))

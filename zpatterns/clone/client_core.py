@@ -156,6 +156,8 @@ class ClientCore:
             self._is_live = True
             if self._state is ClientState.JOINING:
                 self._step(ClientInput.PROOF, now)
+            elif self._state is ClientState.FETCHING:
+                self._due_at = now + self._lease
             elif self._state is ClientState.FOLLOWING and self._is_blind and self._audit.is_foreign:
                 self._gap("the subscription was not live when the snapshot was asked for", now)
         if message.key == wire.HUGZ:
@@ -167,14 +169,14 @@ class ClientCore:
         key = self._key(message.key)
         if key is None:
             return
-        sequence, audit = message.sequence, self._audit
-        previous = audit.previous(sequence, wire.parse_properties(message.properties))
+        sequence, audit, properties = message.sequence, self._audit, wire.parse_properties(message.properties)
+        previous = audit.previous(sequence, properties)
         if previous is None:
             self._drops.add("invalid")  # the next one, or HUGZ, will show that it is missing
             return
         verdict = self.replica.update(key, sequence, previous, message.body)
-        if audit.is_foreign and message.uuid:
-            # It knows no other answer. From a server of ours, this one comes before it is safe.
+        if message.uuid and audit.status is None and b"prev" not in properties:
+            # A foreign server knows no other answer. From one of ours, this one comes before it is safe.
             self.sets.acknowledge(message.uuid, sequence, self._reached, now)
         if verdict is Verdict.APPLIED:
             self._applied += 1
@@ -246,9 +248,9 @@ class ClientCore:
                 self._drops.add("unknown-set")
         elif ack.code == wire.NOT_ACTIVE:
             self.sets.put_off(ack.uuid, now)
-            if len(self._servers) > 1 and self._state is ClientState.FOLLOWING:
+            if len(self._servers) > 1:
                 self._step(ClientInput.GIVE_UP, now, "it is not the active one")
-        elif not self.sets.refuse(ack.uuid, str(ack.code), _TEXTS[ack.code], ack.sequence, now):
+        elif not self.sets.refuse(ack.uuid, ack.code, ack.sequence, now):
             self._drops.add("unknown-set")
 
     def _zplast(self, frames: Frames) -> None:
@@ -313,7 +315,9 @@ class ClientCore:
     def _ask(self, now: float) -> None:
         self._is_blind = not self._is_live
         self.replica.discard_snapshot()
-        self._due_at = now + self._lease
+        # One that has said nothing at all is down, or passive: if there are others, they are not to wait for it long.
+        is_hopeful = self._is_live or len(self._servers) == 1
+        self._due_at = now + (self._lease if is_hopeful else PATIENCE * self._interval)
         self._send(self._snapshot, wire.icanhaz(self._prefix))
 
     def _follow(self, now: float) -> None:
@@ -422,7 +426,7 @@ class ClientCore:
         elif due and self._state is ClientState.BEHIND:
             self._step(ClientInput.RETRY, now)
         elif due:
-            self._step(ClientInput.GIVE_UP, now, f"its snapshot did not go on for {self._lease:.3g} s")
+            self._step(ClientInput.GIVE_UP, now, "its snapshot did not begin, or did not go on, in time")
         self.sets.handle_timer(now)
 
     # Telling.
@@ -475,10 +479,6 @@ class ClientCore:
         self.sets.check_invariants()
 
 
-_TEXTS = {
-    wire.CONFLICT: "the key has changed since; nothing was set",
-    wire.TOO_LARGE: "the key or value is too large for the server, or its map is full",
-}
 _Action: TypeAlias = Callable[[ClientCore, float], None]
 
 TRANSITIONS: Mapping[tuple[ClientState, ClientInput], tuple[_Action, ClientState]] = {

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from zpatterns.calls_core import times
+from zpatterns.clone import wire
 from zpatterns.core import Command, Deliver, Fail, Rng
 from zpatterns.errors import ClosedError, CompareFailed, QueueFull, RemoteError, RequestTimeout
 from zpatterns.timing import Deadlines
@@ -197,17 +198,17 @@ class Sets:
         """The replica begins anew with a whole snapshot: all that was acknowledged is in it."""
         self.reached(1 << 64, now)
 
-    def refuse(self, uuid: bytes, code: str, text: str, sequence: int, now: float) -> bool:
+    def refuse(self, uuid: bytes, code: int, sequence: int, now: float) -> bool:
         """The server answered with an error. Returns whether the set is known."""
         each = self._by_uuid.get(uuid)
         if each is None or each.sequence is not None:
             return each is not None
-        if code == "409":
-            self._fail(
-                each, CompareFailed(text, sequence=sequence, attempts=each.attempts, elapsed=now - each.started), now
-            )
+        if code == wire.CONFLICT:
+            text = "the key has changed since; nothing was set"
+            elapsed = now - each.started
+            self._fail(each, CompareFailed(text, sequence=sequence, attempts=each.attempts, elapsed=elapsed), now)
         else:
-            self.fail(each, code, text, now)
+            self.fail(each, str(code), "the key or value is too large for the server, or its map is full", now)
         self.pump(now)
         return True
 
