@@ -126,6 +126,13 @@ class Service:
         """Make the drivers, into ``self._drivers``, and open their sockets."""
         raise NotImplementedError
 
+    def _join_pair(self) -> None:
+        """Become one half of a pair: bring a core that can stand by (:class:`zpatterns.paired_core.PairedCore`).
+
+        Called once, before the start. Errors: TypeError for a service that has none.
+        """
+        raise TypeError(f"a {type(self).__name__} cannot be one half of a pair")
+
     def _drive(
         self,
         reactor: Reactor,

@@ -8,10 +8,13 @@ from tests.harness import FixedRng, Harness
 from zpatterns.bstar.bstar_core import StarCore
 from zpatterns.bstar.bstar_state import StarOptions
 from zpatterns.bstar.client_core import ClientOptions, StarClientCore
-from zpatterns.bstar.hosted_core import PairedBrokerCore, PairedServerCore
 from zpatterns.bstar.pair_core import PairCore
 from zpatterns.core import Errand, Frames, Open
 from zpatterns.mdp.broker_state import BrokerOptions
+from zpatterns.mdp.paired_broker_core import PairedBrokerCore
+from zpatterns.pirate.paired_lazy_server_core import PairedLazyServerCore
+from zpatterns.pirate.paired_queue_core import PairedParanoidQueueCore, PairedSimpleQueueCore
+from zpatterns.pirate.queue_state import QueueOptions
 from zpatterns.server_core import ServerOptions
 from zpatterns.timing import Liveness
 
@@ -97,7 +100,9 @@ class Pair(Harness[PairCore]):
     def __init__(self, hosted: Any, role: str = "primary", **options: Any) -> None:
         made = StarOptions(primary=role == "primary", remote=REMOTE, liveness=Liveness(1.0, 2), **options)
         self.hosted = hosted
-        super().__init__(PairCore(made, hosted), hosted.PORTS[0])
+        pair = PairCore(made)
+        pair.hosted = hosted
+        super().__init__(pair, hosted.PORTS[0])
         self.step(self.core.star.start, self.now)
         self.sent()
 
@@ -114,7 +119,15 @@ def broker_pair(role: str = "primary", **options: Any) -> Pair:
 
 
 def server_pair(role: str = "primary", **options: Any) -> Pair:
-    return Pair(PairedServerCore(ServerOptions()), role, **options)
+    return Pair(PairedLazyServerCore(ServerOptions()), role, **options)
+
+
+def simple_queue_pair(role: str = "primary", **options: Any) -> Pair:
+    return Pair(PairedSimpleQueueCore(QueueOptions()), role, **options)
+
+
+def paranoid_queue_pair(role: str = "primary", **options: Any) -> Pair:
+    return Pair(PairedParanoidQueueCore(QueueOptions()), role, **options)
 
 
 class StarClient(Harness[StarClientCore]):

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tests.bstar.star_harness import Pair, broker_pair, server_pair
+from tests.bstar.star_harness import Pair, broker_pair, paranoid_queue_pair, server_pair, simple_queue_pair
 from tests.mdp.mutate import Mutator
 from zpatterns.bstar import wire
 from zpatterns.bstar.bstar_state import Grant
@@ -31,7 +31,7 @@ def state_frame(rng: random.Random) -> list[bytes]:
 @pytest.mark.parametrize("role", ["primary", "backup"])
 def test_no_sequence_of_frames_times_and_outcomes_unsettles_a_node(seed, role):
     rng = random.Random(f"{seed}{role}")
-    make = (broker_pair, server_pair)[seed % 2]
+    make = (broker_pair, server_pair, simple_queue_pair, paranoid_queue_pair)[seed % 4]
     pair: Pair = make(role, has_hooks=seed % 3 == 0, has_fence=seed % 3 == 1)
     mutator = Mutator(seed, [b"a", b"b", b"c"])
     star = pair.core.star
@@ -42,7 +42,8 @@ def test_no_sequence_of_frames_times_and_outcomes_unsettles_a_node(seed, role):
         if draw < 0.3:
             pair.give(*(state_frame(rng) for _ in range(rng.randrange(1, 4))), port="peer")
         elif draw < 0.6:
-            pair.give(*([mutator.rng.choice((b"a", b"b")), *mutator.message()] for _ in range(rng.randrange(1, 6))))
+            messages = [[mutator.rng.choice((b"a", b"b")), *mutator.message()] for _ in range(rng.randrange(1, 6))]
+            pair.give(*messages, port=mutator.rng.choice(pair.hosted.PORTS))
         elif draw < 0.65:
             pair.give(
                 *(rng.choice(([b"o", b"status"], [b"o", b"", b"promote"], [], [b"o"])) for _ in range(2)),

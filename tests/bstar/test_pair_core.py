@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from tests.bstar.star_harness import ACTIVE, BACKUP, Pair, broker_pair, server_pair
+from tests.bstar.star_harness import (
+    ACTIVE,
+    BACKUP,
+    Pair,
+    broker_pair,
+    paranoid_queue_pair,
+    server_pair,
+    simple_queue_pair,
+)
 from tests.pirate.lazy_harness import ERROR, refusal, request
-from zpatterns.bstar.hosted_core import paired_core
 from zpatterns.core import Cancel, Errand, MessagesDropped, Open, Run, SendFailure, Subscribe
-from zpatterns.pirate.lazy_server_core import LazyServerCore
-from zpatterns.server_core import ServerOptions
 
 REQUEST_01 = [b"client", b"", b"MDPC01", b"echo", b"hello"]
 REQUEST_02 = [b"client", b"MDPC02", b"\x01", b"echo", b"hello"]
@@ -176,6 +181,116 @@ def test_malformed_requests_are_no_votes():
     assert pair.events(MessagesDropped) == [MessagesDropped("invalid", 4)]
 
 
+# A Pirate queue.
+
+QUEUES = pytest.mark.parametrize(
+    ("make", "head"), [(simple_queue_pair, [b""]), (paranoid_queue_pair, [])], ids=["simple", "paranoid"]
+)
+
+
+def ready(pair: Pair, head: list[bytes], worker: bytes = b"worker") -> list[list[bytes]]:
+    return not_state(pair.give([worker, *head, b"\x01"], port="back"))
+
+
+@QUEUES
+def test_a_passive_queue_reads_requests_and_drops_them_with_workers_and_without(make, head):
+    pair = passive(make())
+    assert pair.core.wants_to_read("front")
+    ready(pair, head)
+    assert not_state(pair.give(request(b"a"))) == []
+    assert MessagesDropped("refused", 1) in pair.events()
+    assert pair.statistics.refused == 1
+    assert pair.hosted.statistics().requests == 0
+
+
+@QUEUES
+def test_a_request_is_a_vote_and_the_first_that_is_served(make, head):
+    pair = passive(make())
+    pair.advance(2.0)
+    pair.give(request(b"a"))
+    assert pair.state == "active"
+    assert not pair.core.wants_to_read("front"), "no worker is ready"
+    assert ready(pair, head) == [[b"worker", *head, b"a", b"", b"hello"]]
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [b"worker", b"\x01"],
+        [b"worker", b"", b"\x01"],
+        [b"worker", b"\x02"],
+        [b"worker", b"a", b"", b"late reply"],
+        [b"worker", b"", b"a", b"", b"late reply"],
+        [b"worker"],
+        [],
+    ],
+)
+@QUEUES
+def test_nothing_that_a_worker_says_is_a_vote(make, head, frames):
+    pair = passive(make())
+    pair.advance(10.0)
+    assert not_state(pair.give(frames, port="back")) == []
+    assert pair.state == "passive"
+
+
+def test_malformed_requests_to_a_queue_are_no_votes():
+    pair = passive(paranoid_queue_pair())
+    pair.advance(10.0)
+    pair.give([b"a"], [b"a", b"hello"], [b"a", b""], [])
+    assert pair.state == "passive"
+
+
+def test_a_passive_paranoid_queue_says_nothing_to_a_worker_so_that_it_turns_to_the_other():
+    """6/PPP has no DISCONNECT: silence is all that sends a worker away."""
+    pair = passive(paranoid_queue_pair())
+    assert ready(pair, []) == []
+    assert pair.events(MessagesDropped) == [MessagesDropped("standing-by", 1)]
+    assert not_state(pair.advance(10.0)) == []
+    assert pair.hosted.statistics().workers == 0
+
+
+def test_a_passive_simple_queue_keeps_the_workers_that_say_ready_only_once():
+    pair = passive(simple_queue_pair())
+    ready(pair, [b""])
+    assert pair.hosted.statistics().workers == 1
+    pair.advance(2.0)
+    assert not_state(pair.give(request(b"a"))) == [[b"worker", b"", b"a", b"", b"hello"]]
+
+
+@QUEUES
+def test_an_active_queue_that_gives_way_invites_its_clients_to_ask_again(make, head):
+    pair = active(make())
+    ready(pair, head)
+    pair.give(request(b"a"), request(b"b"), port="front")
+    refused = pair.hear(b"3 epoch=9")
+    text = b"the queue is shutting down; ask another one"
+    assert sorted(not_state(refused)) == [refusal(b"a", b"503", text), refusal(b"b", b"503", text)]
+    statistics = pair.hosted.statistics()
+    assert (statistics.queued, statistics.in_flight) == (0, 0)
+    assert not_state(pair.give([b"worker", *head, b"a", b"", b"done"], port="back")) == [], "its client asks the other"
+
+
+def test_a_simple_worker_that_was_busy_when_its_queue_gave_way_is_idle_when_it_has_replied():
+    pair = active(simple_queue_pair())
+    ready(pair, [b""])
+    pair.give(request(b"a"))
+    pair.hear(b"3 epoch=9")
+    pair.give([b"worker", b"", b"a", b"", b"done"], port="back")
+    pair.hear(BACKUP)
+    assert pair.state == "active"
+    assert not_state(pair.give(request(b"b"))) == [[b"worker", b"", b"b", b"", b"hello"]]
+
+
+def test_a_paranoid_queue_that_takes_over_again_serves_as_if_new():
+    pair = active(paranoid_queue_pair())
+    ready(pair, [])
+    pair.hear(b"3 epoch=9")
+    assert pair.hosted.statistics().workers == 0
+    pair.hear(BACKUP)
+    ready(pair, [], b"another")
+    assert not_state(pair.give(request(b"b"))) == [[b"another", b"b", b"", b"hello"]]
+
+
 # While it is not known yet.
 
 
@@ -250,9 +365,3 @@ def test_a_passive_that_is_being_stopped_does_not_take_over():
     pair.advance(5.0)
     pair.give(request(b"a"))
     assert pair.state == "passive"
-
-
-def test_what_cannot_be_half_of_a_pair_is_told_so():
-    assert paired_core(LazyServerCore(ServerOptions()), None).PORTS == ("server",)
-    with pytest.raises(TypeError, match="a list cannot be one half of a pair"):
-        paired_core(None, [])

@@ -9,7 +9,7 @@ from tests.sim.mutant import Mutant
 
 CORE = "zpatterns.bstar.bstar_core"
 PAIR = "zpatterns.bstar.pair_core"
-HOSTED = "zpatterns.bstar.hosted_core"
+HOSTED = "zpatterns.pirate.paired_lazy_server_core"
 LEASE = "zpatterns.bstar.lease_core"
 CLIENT = "zpatterns.bstar.client_core"
 

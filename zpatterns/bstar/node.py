@@ -14,7 +14,6 @@ from zpatterns.bstar.bstar_core import CONTROL, STATE
 from zpatterns.bstar.bstar_state import StarOptions, StarStatistics
 from zpatterns.bstar.events import StarEvent
 from zpatterns.bstar.fence import Fence
-from zpatterns.bstar.hosted_core import paired_core
 from zpatterns.bstar.lease_core import ACQUIRE, ON_ACTIVE, ON_PASSIVE, RENEW
 from zpatterns.bstar.pair_core import PairCore
 from zpatterns.core import Command, Errand, Event, SocketKind
@@ -41,8 +40,8 @@ class BinaryStar(Service):
     """Runs a service as one half of a pair, of which one serves and the other stands by (Guide chapter 4, "High-
     Availability Pair").
 
-    `service`: a :class:`zpatterns.mdp.Broker` or a :class:`zpatterns.pirate.LazyPirateServer`, not started; it is
-    started and stopped with this node. Without one, a `handler` answers requests at the endpoints of `bind` (without a
+    `service`: a :class:`zpatterns.mdp.Broker`, a Pirate queue or a :class:`zpatterns.pirate.LazyPirateServer`, not
+    started; it is started and stopped with this node. Without one, a `handler` answers requests at the endpoints of `bind` (without a
     handler it echoes), as a LazyPirateServer does.
     `primary`: which half this is; exactly one of the two is the primary, and serves first when both start.
     `local`: the endpoint at which this half publishes its state; `remote`: the other's. `control`: an endpoint for
@@ -103,9 +102,8 @@ class BinaryStar(Service):
         self._errands: deque[Errand] = deque()
         self._runner: asyncio.Task[None] | None = None
         self._renewals: set[asyncio.Task[None]] = set()
-        hosted: Any = self.service
-        core = hosted._core = paired_core(getattr(hosted, "_core", None), hosted)
-        self._pair = PairCore(options, core)
+        self._pair = PairCore(options)
+        self.service._join_pair()
 
     @property
     def endpoint(self) -> str:
@@ -174,6 +172,8 @@ class BinaryStar(Service):
         driver.call(self._pair.star.start, driver.now())
 
     def _adopt(self, parts: Parts) -> Parts:
+        core: Any = parts.core
+        self._pair.hosted = core
         settings = parts.settings or SocketSettings()
         liveness = self._pair.star.options.liveness
         # A half that comes back is to be heard within a heartbeat.

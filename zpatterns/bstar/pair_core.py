@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from zpatterns.bstar.bstar_core import StarCore
 from zpatterns.bstar.bstar_state import StarOptions, StarStatistics, Verdict
-from zpatterns.bstar.hosted_core import Ballot, PairedCore
 from zpatterns.core import Command, Drops, Event, Frames, PortId, SendFailure
+from zpatterns.paired_core import Ballot, PairedCore
 
 _OWN = frozenset(StarCore.PORTS)
 
@@ -22,9 +22,11 @@ class PairCore:
 
     PORTS: ClassVar[tuple[str, ...]] = StarCore.PORTS
 
-    def __init__(self, options: StarOptions, hosted: PairedCore) -> None:
+    hosted: PairedCore
+    """The service's. It is given to the pair before anything else is done with that."""
+
+    def __init__(self, options: StarOptions) -> None:
         self.star = StarCore(options, self)
-        self.hosted = hosted
         self._held: list[tuple[PortId, list[Frames]]] = []
         self._drops = Drops()
 

@@ -9,6 +9,7 @@ from zpatterns.core import Event, SocketKind
 from zpatterns.errors import EndpointError
 from zpatterns.mdp.broker_core import PORT, BrokerCore
 from zpatterns.mdp.broker_state import BrokerOptions, BrokerStatistics, OnWorkerLoss
+from zpatterns.mdp.paired_broker_core import PairedBrokerCore
 from zpatterns.reactor import Reactor
 from zpatterns.service import Service
 from zpatterns.sockets import SocketSettings, check_endpoint
@@ -85,6 +86,9 @@ class Broker(Service):
         if len(self.endpoints) > 1:
             fields["endpoints"] = self.endpoints
         return fields
+
+    def _join_pair(self) -> None:
+        self._core = PairedBrokerCore(self._core.options)
 
     def _attach(self, reactor: Reactor) -> None:
         driver = self._drive(

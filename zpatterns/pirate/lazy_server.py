@@ -7,6 +7,7 @@ from collections.abc import Callable
 from zpatterns.core import Event
 from zpatterns.handlers import Handler
 from zpatterns.pirate.lazy_server_core import LazyServerCore
+from zpatterns.pirate.paired_lazy_server_core import PairedLazyServerCore
 from zpatterns.server import Server
 from zpatterns.server_core import ServerOptions
 from zpatterns.sockets import SocketSettings
@@ -48,3 +49,6 @@ class LazyPirateServer(Server):
             concurrency=concurrency, queue_max=queue_max, queue_bytes_max=queue_bytes_max, request_ttl=request_ttl
         )
         super().__init__(LazyServerCore(options), endpoints, handler=handler, settings=settings, on_event=on_event)
+
+    def _join_pair(self) -> None:
+        self._core = PairedLazyServerCore(self._core.options)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zpatterns.core import Event, SocketKind
+from zpatterns.pirate.paired_queue_core import PairedParanoidQueueCore, PairedSimpleQueueCore
 from zpatterns.pirate.paranoid_queue_core import ParanoidQueueCore
 from zpatterns.pirate.queue_core import BACK, FRONT, QueueCore
 from zpatterns.pirate.queue_state import QueueOptions, QueueStatistics
@@ -109,6 +110,9 @@ class SimplePirateQueue(_Queue):
         )
         super().__init__(SimpleQueueCore(options), frontend, backend, settings, on_event)
 
+    def _join_pair(self) -> None:
+        self._core = PairedSimpleQueueCore(self._core.options)
+
 
 class ParanoidPirateQueue(_Queue):
     """Gives requests of REQ clients to workers that are alive, the least recently used first (6/PPP; Guide chapter 4,
@@ -152,6 +156,9 @@ class ParanoidPirateQueue(_Queue):
             deliveries_max=deliveries_max,
         )
         super().__init__(ParanoidQueueCore(options), frontend, backend, settings, on_event)
+
+    def _join_pair(self) -> None:
+        self._core = PairedParanoidQueueCore(self._core.options)
 
 
 def _no_command(command: object) -> None:

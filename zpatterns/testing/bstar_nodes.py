@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from zpatterns.bstar.bstar_core import STATE
 from zpatterns.bstar.bstar_state import StarOptions
-from zpatterns.bstar.hosted_core import PairedServerCore
 from zpatterns.bstar.lease_core import ACQUIRE, ON_ACTIVE, ON_PASSIVE, RENEW
 from zpatterns.bstar.pair_core import PairCore
 from zpatterns.core import Command, Errand, Frames, SocketKind
+from zpatterns.pirate.paired_lazy_server_core import PairedLazyServerCore
 from zpatterns.server_core import PORT, ServerOptions
 from zpatterns.sockets import SocketSettings
 from zpatterns.testing.direct import ServerNode
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class LanePair(PairCore):
     """A pair's half that a lane can tell of its handlers."""
 
-    hosted: PairedServerCore
+    hosted: PairedLazyServerCore
 
     def handler_partial(self, run: int, frames: Frames, now: float) -> None:
         self.hosted.handler_partial(run, frames, now)
@@ -118,7 +118,7 @@ class StarNode(ServerNode):
     def __init__(
         self, world: BinaryStarWorld, name: str, options: StarOptions, server: ServerOptions, settings: SocketSettings
     ) -> None:
-        super().__init__(world, name, lambda: PairedServerCore(server), settings)
+        super().__init__(world, name, lambda: PairedLazyServerCore(server), settings)
         self.options = options
         self._server = server
         self.is_ready = False
@@ -126,9 +126,10 @@ class StarNode(ServerNode):
         self.promoted_at = float("-inf")
 
     def boot(self) -> None:
-        hosted = PairedServerCore(self._server)
+        hosted = PairedLazyServerCore(self._server)
         self.core = hosted
-        self.pair = LanePair(self.options, hosted)
+        self.pair = LanePair(self.options)
+        self.pair.hosted = hosted
         self.lane = StarLane(self, self.pair, self._settings, self._server.concurrency)
         self.driver = self.lane.driver
         self.driver.bind(PORT, SocketKind.ROUTER, self.endpoint)
