@@ -265,6 +265,13 @@ class Unusual(BaseException):
     """Not an Exception."""
 
 
+class Mute(Exception):
+    """Its text cannot be had."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
 def raises(kind: str, error: BaseException) -> Callable[[Request], Any]:
     """A handler of a kind that raises, streams after one part."""
 
@@ -326,6 +333,18 @@ class TestErrors:
         assert told == [("failed", 1, "404", "no such user")]
         assert not caplog.records
 
+    @KINDS
+    @pytest.mark.parametrize(
+        ("error", "code", "message"),
+        [
+            (Mute(), "Mute", "(its text cannot be had)"),
+            (RemoteError(404, None), "404", "None"),  # type: ignore[arg-type]
+        ],
+        ids=["mute", "not text"],
+    )
+    def test_an_error_that_is_no_text_costs_one_request_too(self, lanes, kind, error, code, message):
+        assert lanes.run(raises(kind, error))[-1] == ("failed", 1, code, message)
+
     @pytest.mark.parametrize("value", [42, [b"a", 1], object()])
     def test_what_is_no_body_is_an_error(self, lanes, value):
         async def later(request: Request) -> Any:
@@ -369,6 +388,17 @@ class TestCancelling:
         lanes.driven.do(lambda: lane.cancel(1))
         assert lanes.end() == [("failed", 1, "cancelled", "the request was cancelled")]
         assert cleaned.is_set()
+
+    def test_a_coroutine_that_has_not_begun_ends_too(self, lanes):
+        """A request and the word that nobody wants it may be read together."""
+        lane = lanes.make(coroutine)
+
+        def start_and_cancel() -> None:
+            lane.start(1, REQUEST)
+            lane.cancel(1)
+
+        lanes.driven.do(start_and_cancel)
+        assert lanes.end() == [("failed", 1, "cancelled", "the request was cancelled")]
 
     @pytest.mark.parametrize("is_async", [False, True])
     def test_a_generator_ends_at_its_next_part(self, lanes, is_async):

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 from zpatterns.core import Frames
 from zpatterns.errors import RemoteError
 from zpatterns.reactor import ReactorDriver
+from zpatterns.telemetry import text_of
 
 Body: TypeAlias = bytes | str | Sequence[bytes | str] | None
 """What a call is given and a handler returns: one frame, or several; ``str`` means UTF-8, None one empty frame."""
@@ -60,7 +61,7 @@ class Handles:
 
 
 class HandlerCore(Protocol):
-    """How a core is told what its handler does; see :class:`zpatterns.mdp.worker_core.WorkerCore`."""
+    """How a core is told what its handler does; see :class:`zpatterns.worker_core.LaneCore`."""
 
     def handler_partial(self, run: int, frames: Frames, now: float) -> None: ...
 
@@ -136,7 +137,8 @@ class Lane:
         """Stop run `run` where that can be done: at a coroutine's next await, a generator's next item."""
         self._cancelled = run
         if self._task is not None:
-            self._task.cancel()
+            # Not before its first step: a coroutine that never began could not tell of its end.
+            self._task.get_loop().call_soon(self._task.cancel)
 
     def close(self) -> None:
         """End the thread once it is done with what it does."""
@@ -175,11 +177,11 @@ class Lane:
 
     def _tell_error(self, run: int, error: BaseException) -> None:
         if isinstance(error, RemoteError):
-            self._tell_failed(run, error.code, error.message)
+            self._tell_failed(run, text_of(error.code), text_of(error.message))
             return
         if not self._driver.closed:
             self._driver.telemetry.error("handler_raised", error, lane=self._name)
-        self._tell_failed(run, type(error).__name__, str(error))
+        self._tell_failed(run, type(error).__name__, text_of(error))
 
     def _tell_failed(self, run: int, code: str, message: str) -> None:
         if not self._driver.closed:

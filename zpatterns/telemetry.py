@@ -171,11 +171,16 @@ def _enabled(level: str) -> bool:
     return logging.getLogger(LOGGER_NAME).isEnabledFor(_LEVELS[level]) or _configured_structlog() is not None
 
 
-def _described(exc: BaseException) -> str:
+def text_of(value: object) -> str:
+    """`value` as text, even where its class cannot say it."""
     try:
-        text = str(exc)
+        return str(value)
     except Exception:
-        text = "(its text cannot be had)"
+        return "(its text cannot be had)"
+
+
+def _described(exc: BaseException) -> str:
+    text = text_of(exc)
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
 
 
