@@ -29,8 +29,9 @@ from zpatterns.core import Event
 from zpatterns.mdp import AsyncClient, Broker, Client, Worker, events, wire
 from zpatterns.mdp.broker_state import BrokerOptions, BrokerStatistics
 from zpatterns.mdp.client_core import PARTS_MAX, ClientOptions, ClientStatistics
-from zpatterns.mdp.worker_core import TRANSITIONS, WorkerState, WorkerStatistics
+from zpatterns.mdp.worker_core import WorkerCore, WorkerStatistics
 from zpatterns.sockets import SocketSettings
+from zpatterns.worker_state import WorkerState
 
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
@@ -82,7 +83,7 @@ def test_the_first_commands_are_those_that_need_nothing():
 
 def test_the_diagram_of_a_workers_states_is_that_of_its_table():
     diagrams = [block.text for block in blocks_of(DOCS / "majordomo.md") if block.language == "mermaid"]
-    assert diagrams == [state_diagram(TRANSITIONS, WorkerState.AWAY, WorkerState.STOPPED)]
+    assert diagrams == [state_diagram(WorkerCore.transitions, WorkerState.AWAY, WorkerState.STOPPED)]
 
 
 def test_the_diagram_of_a_pairs_states_is_that_of_its_table():

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
-from zpatterns.core import Cancel, Command, Event, Rng, Run, ServiceCore
-from zpatterns.handlers import Handler, HandlerCore, Handles, Lane, Request
+from zpatterns.core import Cancel, Command, Event, Rng, Run
+from zpatterns.handlers import Handler, Handles, Lane, Request
 from zpatterns.reactor import Reactor, ReactorDriver
 from zpatterns.service import Service
 from zpatterns.sockets import SocketSettings
 from zpatterns.timing import Liveness
+from zpatterns.worker_core import LaneCore
+from zpatterns.worker_state import WorkerStatistics
 
-
-class LaneCore(ServiceCore, HandlerCore, Protocol):
-    """The core of one lane."""
-
-    @property
-    def endpoint(self) -> str:
-        """What it is registered with, or was last."""
-
-    def start(self, now: float) -> None:
-        """Connect, and say READY."""
+S = TypeVar("S", bound=WorkerStatistics)
 
 
 class LaneWorker(Handles, Service):
@@ -69,7 +62,11 @@ class LaneWorker(Handles, Service):
         """What the first lane is registered with, or tries to be."""
         return self._cores[0].endpoint if self._cores else self._endpoints[0]
 
-    def _sum(self, kind: type[Any]) -> Any:
+    def statistics(self) -> WorkerStatistics:
+        """Counters since the start, over all lanes."""
+        return self._sum(WorkerStatistics)
+
+    def _sum(self, kind: type[S]) -> S:
         """The lanes' statistics, which are of class `kind`, in one."""
         lanes = [core.statistics() for core in self._cores]
         dropped: dict[str, int] = {}

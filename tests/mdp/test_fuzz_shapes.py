@@ -22,7 +22,7 @@ from tests.harness import (
 )
 from zpatterns.core import Deliver, Fail, Frames, SendFailure
 from zpatterns.mdp.events import WorkerExpired, WorkerLeft, WorkerLost
-from zpatterns.mdp.worker_core import WorkerState
+from zpatterns.worker_state import WorkerState
 
 COMMON = st.sampled_from(
     [b"", b"MDPC01", b"MDPW01", b"MDPC02", b"MDPW02", *(b"%c" % number for number in range(8)), b"echo", b"mmi.service"]

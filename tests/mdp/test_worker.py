@@ -18,8 +18,8 @@ from zpatterns.errors import EndpointError, RemoteError
 from zpatterns.handlers import Request
 from zpatterns.mdp import Client, Worker
 from zpatterns.mdp.events import BrokerLost, HandlerFailed, HandlerTimedOut, ReadySent
-from zpatterns.mdp.worker_core import WorkerState
 from zpatterns.testing import BackgroundBroker, BackgroundReactor
+from zpatterns.worker_state import WorkerState
 
 NOBODY = "tcp://127.0.0.1:1"
 INTERVAL = 0.5

@@ -7,7 +7,9 @@ import pytest
 from tests.harness import START, WorkerHarness, disconnect, heartbeat, reply, work
 from zpatterns.core import Cancel, Close, MessagesDropped, Open, Run, SendFailure, SocketKind
 from zpatterns.mdp.events import BrokerLost, HandlerFailed, HandlerTimedOut, ReadySent
-from zpatterns.mdp.worker_core import GOODBYE, TRANSITIONS, WorkerInput, WorkerState
+from zpatterns.mdp.worker_core import WorkerCore
+from zpatterns.worker_core import GOODBYE
+from zpatterns.worker_state import WorkerInput, WorkerState
 
 ERROR = b"\x00ZPATTERNS-ERROR\x00"
 VERSIONS = ["0.1", "0.2"]
@@ -460,16 +462,16 @@ def test_statistics_count_what_happened_and_what_is_now():
 def test_a_worker_can_be_stopped_in_every_state():
     for state in WorkerState:
         if state is not WorkerState.STOPPED:
-            assert TRANSITIONS[state, WorkerInput.SHUT_DOWN][1] is WorkerState.STOPPED
-            assert state is WorkerState.AWAY or any(after is state for _, after in TRANSITIONS.values())
-    assert {after for (before, _), (_, after) in TRANSITIONS.items() if before is WorkerState.STOPPED} == {
+            assert WorkerCore.transitions[state, WorkerInput.SHUT_DOWN][1] is WorkerState.STOPPED
+            assert state is WorkerState.AWAY or any(after is state for _, after in WorkerCore.transitions.values())
+    assert {after for (before, _), (_, after) in WorkerCore.transitions.items() if before is WorkerState.STOPPED} == {
         WorkerState.STOPPED
     }
 
 
 def test_no_connection_is_made_while_a_handler_runs():
     running = (WorkerState.BUSY, WorkerState.FINISHING, WorkerState.HELD_UP, WorkerState.LEAVING)
-    for (before, what), (_, after) in TRANSITIONS.items():
+    for (before, what), (_, after) in WorkerCore.transitions.items():
         if before in running and what not in (WorkerInput.RETURN, WorkerInput.SHUT_DOWN):
             assert after in running, f"{what} while {before}"
         if after is WorkerState.IDLE:

@@ -122,7 +122,7 @@ def test_a_worker_survives_anything(kind, seed):
             else:
                 core.handler_failed(run, "Error", "text", now)
             core.check_invariants()
-        for frames in core.messages_to_send():
+        for frames in core.messages_to_send("queue"):
             assert tuple(frames[: len(dialect.head)]) == dialect.head
             replies += len(frames) > len(dialect.head) + 1
             if rng.random() < 0.02:

@@ -18,7 +18,8 @@ from zpatterns.core import Event
 from zpatterns.pirate import ParanoidPirateQueue, ParanoidPirateWorker, SimplePirateQueue, SimplePirateWorker, events
 from zpatterns.pirate.queue_state import QueueStatistics
 from zpatterns.pirate.wire import HEARTBEAT, READY, SIMPLE
-from zpatterns.pirate.worker_core import KEPT_MAX, TRANSITIONS, WorkerState, WorkerStatistics
+from zpatterns.pirate.worker_core import KEPT_MAX, WorkerCore
+from zpatterns.worker_state import WorkerState, WorkerStatistics
 
 PAGE = "pirates.md"
 
@@ -73,7 +74,7 @@ def test_every_figure_is_listed(mark, statistics):
 
 def test_the_diagram_is_that_of_the_table():
     diagrams = [block.text for block in blocks_of(DOCS / PAGE) if block.language == "mermaid"]
-    assert diagrams == [state_diagram(TRANSITIONS, WorkerState.AWAY, WorkerState.STOPPED)]
+    assert diagrams == [state_diagram(WorkerCore.transitions, WorkerState.AWAY, WorkerState.STOPPED)]
 
 
 def test_a_figure_in_the_text_is_that_of_the_code():

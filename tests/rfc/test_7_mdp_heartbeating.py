@@ -23,7 +23,7 @@ from tests.rfc.mdp01 import (
     busy_worker,
 )
 from zpatterns.core import Close, Open, Run, SendFailure, SocketKind
-from zpatterns.mdp.worker_core import WorkerState
+from zpatterns.worker_state import WorkerState
 
 # Request and Reply Processing.
 

@@ -19,7 +19,7 @@ from tests.rfc.mdp01 import (
     busy_worker,
 )
 from zpatterns.core import Close, Open, Run, SocketKind
-from zpatterns.mdp.worker_core import WorkerState
+from zpatterns.worker_state import WorkerState
 
 # The forms of the commands.
 

@@ -30,6 +30,7 @@ SEEDS = 2000
 BROKER = "zpatterns.mdp.broker_core"
 STATE = "zpatterns.mdp.broker_state"
 MMI = "zpatterns.mdp.mmi"
+LANE = "zpatterns.worker_core"
 WORKER = "zpatterns.mdp.worker_core"
 CLIENT = "zpatterns.mdp.client_core"
 CALLS = "zpatterns.calls_core"
@@ -161,38 +162,38 @@ MAJORDOMO: Sequence[Mutant] = (
     Mutant("mmi-knows-everything", MMI, "    return [wire.NOT_IMPLEMENTED]\n", "    return [wire.OK]\n"),
     Mutant(
         "stalled-worker-goes-on-as-before",
-        WORKER,
+        LANE,
         "stood_still = now - self._last_now > self._lease",
         "stood_still = False",
     ),
     Mutant(
         "worker-takes-work-while-its-handler-runs",
         WORKER,
-        "(WorkerState.BUSY, WorkerInput.DISCONNECT): (WorkerCore._lose, WorkerState.HELD_UP)",
-        "(WorkerState.BUSY, WorkerInput.DISCONNECT): (WorkerCore._lose, WorkerState.AWAY)",
+        "(WorkerState.BUSY, WorkerInput.DISCONNECT): (LaneCore._lose, WorkerState.HELD_UP)",
+        "(WorkerState.BUSY, WorkerInput.DISCONNECT): (LaneCore._lose, WorkerState.AWAY)",
     ),
     Mutant(
         "disconnect-counts-as-a-heartbeat",
         WORKER,
-        '                self._step(WorkerInput.DISCONNECT, now, "disconnected by the broker")\n',
-        "                self._heard_at = now\n",
+        '            self._step(WorkerInput.DISCONNECT, now, "disconnected by the broker")\n',
+        "            self._heard_at = now\n",
     ),
     Mutant(
         "worker-sends-no-heartbeats",
         WORKER,
-        "            self._send(now, self._dialect.heartbeat)\n",
-        "            self._sent_at = now\n",
+        "        self._send(now, self._dialect.heartbeat)\n",
+        "        pass\n",
     ),
     Mutant(
         "reply-that-overflowed-is-forgotten",
-        WORKER,
+        LANE,
         'self._step(WorkerInput.UNSENT, now, f"a message to it was not sent: {reason.value}")',
         "pass",
     ),
     Mutant(
         "error-of-a-handler-is-not-sent",
-        WORKER,
-        '            self._returned(now, wire.error_body(code.encode("ascii", "replace"), message))\n',
+        LANE,
+        '            self._returned(now, error_body(code.encode("ascii", "replace"), message))\n',
         "            pass\n",
     ),
     Mutant(

@@ -10,6 +10,7 @@ QUEUE = "zpatterns.pirate.queue_core"
 STATE = "zpatterns.pirate.queue_state"
 SIMPLE = "zpatterns.pirate.simple_queue_core"
 PARANOID = "zpatterns.pirate.paranoid_queue_core"
+LANE = "zpatterns.worker_core"
 WORKER = "zpatterns.pirate.worker_core"
 
 
@@ -109,26 +110,26 @@ MUTANTS: Sequence[Mutant] = (
     ),
     paranoid(
         "stalled-worker-goes-on-as-before",
-        WORKER,
+        LANE,
         "return stood_still and self._step(WorkerInput.STALL, now)",
         "return False",
     ),
-    paranoid("worker-sends-no-heartbeats", WORKER, "            self._out.append([HEARTBEAT])\n", "            pass\n"),
+    paranoid("worker-sends-no-heartbeats", WORKER, "        self._out.append([HEARTBEAT])\n", "        pass\n"),
     paranoid(
         "worker-never-gives-its-queue-up",
-        WORKER,
+        LANE,
         '            self._step(WorkerInput.SILENCE, now, "silent for a lease")\n',
         "            self._heard_at = now\n",
     ),
     paranoid(
         "worker-whose-handler-took-too-long-stays-away",
-        WORKER,
+        LANE,
         "            self._connect_at = now  # it was only this handler that we waited for\n",
         "            pass\n",
     ),
     paranoid(
         "error-of-a-handler-is-not-sent",
-        WORKER,
+        LANE,
         '            self._returned(now, error_body(code.encode("ascii", "replace"), message))\n',
         "            pass\n",
     ),

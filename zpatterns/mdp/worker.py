@@ -78,8 +78,7 @@ class Worker(LaneWorker):
 
     def statistics(self) -> WorkerStatistics:
         """Counters since the start, over all lanes."""
-        total: WorkerStatistics = self._sum(WorkerStatistics)
-        return total
+        return self._sum(WorkerStatistics)
 
     def _lane_core(self, rng: Rng) -> WorkerCore:
         return WorkerCore(

@@ -8,7 +8,7 @@ from typing import ClassVar
 from zpatterns.core import Event, Rng
 from zpatterns.handlers import Handler
 from zpatterns.pirate.wire import PARANOID, SIMPLE, Dialect
-from zpatterns.pirate.worker_core import WorkerCore, WorkerStatistics
+from zpatterns.pirate.worker_core import WorkerCore
 from zpatterns.service import endpoint_list
 from zpatterns.sockets import SocketSettings
 from zpatterns.timing import Liveness
@@ -20,11 +20,6 @@ class _Worker(LaneWorker):
 
     source = "pirate.worker"
     dialect: ClassVar[Dialect]
-
-    def statistics(self) -> WorkerStatistics:
-        """Counters since the start, over all lanes."""
-        total: WorkerStatistics = self._sum(WorkerStatistics)
-        return total
 
     def _lane_core(self, rng: Rng) -> WorkerCore:
         return WorkerCore(
