@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST_WORKERS ?= 2
 
+# The tests start hundreds of processes: whoever has forbidden Python to keep what it has compiled would compile it anew
+# in each of them.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test check format coverage clean
 
 demo: $(INSTALLED)

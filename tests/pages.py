@@ -43,7 +43,8 @@ from typing import Any
 
 import click
 
-from tests.cli.processes import clean_environment, until
+from tests.cli.processes import clean_environment
+from tests.waiting import until
 from zpatterns.cli import main as zpatterns_command
 from zpatterns.cli.base import DEFAULT_ENDPOINT
 from zpatterns.errors import ZPatternsError

@@ -20,7 +20,8 @@ from benchmarks.common import Measure, Row, Wanted, print_row
 from benchmarks.peers import percentile
 from benchmarks.pirate import ROWS as PIRATE_ROWS
 from benchmarks.rows import OURS, PEER, RAW, ROWS
-from tests.cli.processes import DEADLINE, clean_environment, is_alive, until
+from tests.cli.processes import clean_environment, is_alive
+from tests.waiting import DEADLINE, until
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = str(ROOT / "benchmarks" / "mdp.py")

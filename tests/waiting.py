@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 T = TypeVar("T")
 
@@ -15,7 +15,7 @@ DEADLINE = 20.0
 _PAUSE = 0.002
 
 
-def until(condition: Callable[[], T], what: str, deadline: float = DEADLINE) -> T:
+def until(condition: Callable[[], T | Literal[False]], what: str, deadline: float = DEADLINE) -> T:
     """The first true value of `condition`, asked again and again from this thread."""
     end = time.monotonic() + deadline
     while not (value := condition()):
@@ -25,7 +25,7 @@ def until(condition: Callable[[], T], what: str, deadline: float = DEADLINE) -> 
     return value
 
 
-async def eventually(condition: Callable[[], T], what: str, deadline: float = DEADLINE) -> T:
+async def eventually(condition: Callable[[], T | Literal[False]], what: str, deadline: float = DEADLINE) -> T:
     """:func:`until` on a running event loop."""
     end = time.monotonic() + deadline
     while not (value := condition()):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from tests.cli import processes
@@ -19,16 +21,13 @@ def echo(endpoint):
     with processes.Server(
         "mdp", "worker", "echo", "--echo", "--connect", endpoint, "--heartbeat-interval", "0.5"
     ) as server:
-        result = processes.zpatterns("mdp", "request", "echo", "there?", "--wait", "--connect", endpoint)
-        assert result.returncode == 0, result.stderr
+        processes.output(processes.invoke("mdp", "request", "echo", "there?", "--wait", "--connect", endpoint))
         yield server
 
 
 @pytest.fixture
 def free_port():
     """A port of this machine on which nobody listens."""
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -1,18 +1,24 @@
-"""Commands as real processes, for the tests of the command line. Nothing here waits without a deadline."""
+"""Commands for the tests of the command line, as real processes or in this one. Nothing waits without a deadline."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+from unittest import mock
 
-DEADLINE = 20.0
+from click.testing import CliRunner
+
+from tests.waiting import DEADLINE, until
+from zpatterns.cli import main
+
+Result = subprocess.CompletedProcess[bytes]
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
@@ -20,35 +26,41 @@ def clean_environment(**extra: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("ZPATTERNS_")} | extra
 
 
-def zpatterns(
-    *arguments: str | bytes,
-    stdin: bytes = b"",
-    timeout: float = DEADLINE,
-    cwd: Any = None,
-    env: dict[str, str] | None = None,
-) -> subprocess.CompletedProcess[bytes]:
-    """Run one command to its end."""
+def zpatterns(*arguments: str | bytes, stdin: bytes = b"", timeout: float = DEADLINE, cwd: Any = None) -> Result:
+    """Run one command to its end, in a process."""
     return subprocess.run(
         [sys.executable, "-m", "zpatterns", *arguments],
         input=stdin,
         capture_output=True,
         timeout=timeout,
         cwd=cwd,
-        env=clean_environment(**(env or {})),
+        env=clean_environment(),
         check=False,
     )
 
 
-def until(condition: Callable[[], Any], what: str, deadline: float = DEADLINE) -> Any:
-    """The first true value of `condition`, polled."""
-    end = time.monotonic() + deadline
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > end:
-            raise AssertionError(f"{what}: not within {deadline:g} s")
-        time.sleep(0.01)
+def invoke(*arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> Result:
+    """Run one command to its end in this process: what it reads, prints and returns is what a process would.
+
+    What would be a traceback there is raised here. The settings of logging are left as they are.
+    """
+    variables: dict[str, str | None] = {name: None for name in os.environ if name.startswith("ZPATTERNS_")}
+    logger = logging.getLogger("zpatterns")
+    level = logger.level
+    try:
+        with mock.patch("zpatterns.telemetry.configure_logging"):
+            result = CliRunner().invoke(
+                main, arguments, input=stdin, env=variables | dict(env or {}), catch_exceptions=False
+            )
+    finally:
+        logger.setLevel(level)
+    return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout_bytes, result.stderr_bytes)
+
+
+def output(result: Result) -> bytes:
+    """What a command has printed that must have succeeded."""
+    assert result.returncode == 0, result.stderr.decode()
+    return result.stdout
 
 
 def is_alive(pid: int) -> bool:
@@ -63,7 +75,7 @@ def is_alive(pid: int) -> bool:
 class Server:
     """A command that serves until it is told to stop. Its log lines are read as they come."""
 
-    def __init__(self, *arguments: str, cwd: Any = None, env: dict[str, str] | None = None, json_log: bool = True):
+    def __init__(self, *arguments: str, cwd: Any = None, json_log: bool = True):
         command = [sys.executable, "-m", "zpatterns", *arguments]
         self.process = subprocess.Popen(
             [*command, "--log-format", "json"] if json_log else command,
@@ -71,7 +83,7 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=cwd,
-            env=clean_environment(**(env or {})),
+            env=clean_environment(),
         )
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -117,11 +129,17 @@ class Server:
         return code
 
 
-def broker(*arguments: str, **kwargs: Any) -> tuple[Server, str]:
-    """A broker on a free port of this machine, and its endpoint."""
-    server = Server("mdp", "broker", "--bind", "tcp://127.0.0.1:*", *arguments, **kwargs)
+def ready(*arguments: str, cwd: Any = None) -> tuple[Server, dict[str, Any]]:
+    """A server that is ready, and the log line that says so."""
+    server = Server(*arguments, cwd=cwd)
     try:
-        return server, str(server.wait_for("ready")["endpoint"])
+        return server, server.wait_for("ready")
     except BaseException:
         server.__exit__()
         raise
+
+
+def broker(*arguments: str) -> tuple[Server, str]:
+    """A broker on a free port of this machine, and its endpoint."""
+    server, line = ready("mdp", "broker", "--bind", "tcp://127.0.0.1:*", *arguments)
+    return server, str(line["endpoint"])

@@ -7,7 +7,8 @@ import math
 
 import pytest
 
-from tests.cli.processes import Server, is_alive, until, zpatterns
+from tests.cli.processes import Server, invoke, is_alive, output, zpatterns
+from tests.waiting import until
 from zpatterns.cli.bench import percentile
 
 
@@ -25,8 +26,7 @@ def test_bench_brings_its_own_worker_and_counts_every_request(endpoint):
     result = zpatterns(
         "mdp", "bench", "--connect", endpoint, "--count", "500", "--clients", "2", "--in-flight", "8", "--json"
     )
-    assert result.returncode == 0, result.stderr.decode()
-    figures = json.loads(result.stdout)
+    figures = json.loads(output(result))
     assert (figures["count"], figures["failed"], figures["size"]) == (500, 0, 64)
     assert figures["requests_per_second"] == pytest.approx(500 / figures["elapsed"])
     assert 0 < figures["latency_p50"] <= figures["latency_p90"] <= figures["latency_p99"] <= figures["latency_max"]
@@ -34,20 +34,19 @@ def test_bench_brings_its_own_worker_and_counts_every_request(endpoint):
 
 
 def test_bench_measures_a_service_that_is_there(endpoint, echo):
-    result = zpatterns("mdp", "bench", "--connect", endpoint, "--count", "50", "--service", "echo")
-    assert result.returncode == 0, result.stderr.decode()
-    assert b"50 of 64 bytes, 0 failed" in result.stdout
-    assert b"requests/s" in result.stdout
-    assert b"p99" in result.stdout
+    printed = output(invoke("mdp", "bench", "--connect", endpoint, "--count", "50", "--service", "echo"))
+    assert b"50 of 64 bytes, 0 failed" in printed
+    assert b"requests/s" in printed
+    assert b"p99" in printed
 
 
 def test_a_service_that_is_not_there_is_exit_code_3(endpoint):
-    result = zpatterns("mdp", "bench", "--connect", endpoint, "--service", "nobody")
+    result = invoke("mdp", "bench", "--connect", endpoint, "--service", "nobody")
     assert result.returncode == 3
 
 
 def test_no_broker_is_exit_code_4(free_port):
-    result = zpatterns("mdp", "bench", "--connect", f"tcp://127.0.0.1:{free_port}", "--timeout", "0.5")
+    result = invoke("mdp", "bench", "--connect", f"tcp://127.0.0.1:{free_port}", "--timeout", "0.5")
     assert result.returncode == 4
     assert result.stdout == b""
 

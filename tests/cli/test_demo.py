@@ -8,8 +8,9 @@ import signal
 
 import pytest
 
-from tests.cli.processes import Server, is_alive, until, zpatterns
+from tests.cli.processes import Server, invoke, is_alive, output, zpatterns
 from tests.cli.test_bench import children_of
+from tests.waiting import until
 
 
 def test_the_demo_loses_nothing_and_says_whom_it_killed():
@@ -33,9 +34,7 @@ def test_the_demo_loses_nothing_and_says_whom_it_killed():
 
 
 def test_the_demo_in_json():
-    result = zpatterns("demo", "--requests", "1", "--workers", "2", "--json", timeout=40)
-    assert result.returncode == 0, result.stderr.decode()
-    figures = json.loads(result.stdout)
+    figures = json.loads(output(invoke("demo", "--requests", "1", "--workers", "2", "--json")))
     assert (figures["sent"], figures["answered"], figures["lost"]) == (1, 1, 0)
     assert len(figures["workers"]) == 2
     assert {figures["killed"], figures["answered_by"]} == set(figures["workers"])
@@ -55,5 +54,5 @@ def test_however_it_ends_no_worker_is_left_behind(number):
 
 
 def test_one_worker_cannot_be_replaced():
-    result = zpatterns("demo", "--workers", "1")
+    result = invoke("demo", "--workers", "1")
     assert result.returncode == 2

@@ -1,4 +1,4 @@
-"""``zpatterns mdp`` as a user has it: real processes, real sockets, exit codes."""
+"""``zpatterns mdp`` as a user has it: servers in processes, real sockets, exit codes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import socket
 import time
 
 import pytest
-from click.testing import CliRunner
 
-from tests.cli.processes import Server, broker, until, zpatterns
-from zpatterns.cli import main
+from tests.cli.processes import Server, broker, invoke, output, zpatterns
+from tests.mdp.callers import in_thread
+from tests.waiting import DEADLINE, until
+from zpatterns.mdp import Client
+from zpatterns.testing import BackgroundBroker
 
 HANDLERS = '''
 import time
@@ -57,13 +59,8 @@ def worker(endpoint, service, *arguments, **kwargs):
     return Server("mdp", "worker", service, "--connect", endpoint, "--heartbeat-interval", "0.5", *arguments, **kwargs)
 
 
-def request(endpoint, *arguments, **kwargs):
-    return zpatterns("mdp", "request", "--connect", endpoint, *arguments, **kwargs)
-
-
-def output(result):
-    assert result.returncode == 0, result.stderr.decode()
-    return result.stdout
+def request(endpoint, *arguments, run=invoke, **kwargs):
+    return run("mdp", "request", "--connect", endpoint, *arguments, **kwargs)
 
 
 def test_each_argument_is_a_frame_and_each_frame_of_the_reply_a_line(endpoint, echo):
@@ -72,7 +69,7 @@ def test_each_argument_is_a_frame_and_each_frame_of_the_reply_a_line(endpoint, e
 
 def test_the_body_comes_from_standard_input_byte_for_byte(endpoint, echo):
     body = bytes(range(256)) * 10
-    assert output(request(endpoint, "echo", stdin=body)) == body + b"\n"
+    assert output(request(endpoint, "echo", stdin=body, run=zpatterns)) == body + b"\n"
 
 
 def test_an_empty_standard_input_is_one_empty_frame(endpoint, echo):
@@ -80,7 +77,7 @@ def test_an_empty_standard_input_is_one_empty_frame(endpoint, echo):
 
 
 def test_arguments_need_not_be_utf8(endpoint, echo):
-    assert output(request(endpoint, "echo", b"\xff\xfe")) == b"\xff\xfe\n"
+    assert output(request(endpoint, "echo", b"\xff\xfe", run=zpatterns)) == b"\xff\xfe\n"
 
 
 @pytest.mark.parametrize("protocol", ["0.1", "0.2"])
@@ -119,7 +116,6 @@ def test_a_handler_that_raises_is_exit_code_1_with_its_message(endpoint, directo
         assert server.wait_for("handler_raised")
     assert result.returncode == 1
     assert b"no such customer: 42" in result.stderr
-    assert b"Traceback" not in result.stderr
     assert result.stdout == b""
 
 
@@ -134,11 +130,11 @@ def test_no_such_service_is_exit_code_3_at_once(endpoint):
 
 def test_wait_waits_for_a_worker(endpoint):
     with Server(
-        "mdp", "request", "late", "x", "--wait", "--connect", endpoint, "--timeout", "15", json_log=False
+        "mdp", "request", "late", "x", "--wait", "--connect", endpoint, "--timeout", "30", json_log=False
     ) as asking:
         until(lambda: [entry for entry in services(endpoint) if entry["service"] == "late"], "the request is queued")
         with worker(endpoint, "late", "--echo"):
-            assert asking.process.wait(15) == 0
+            assert asking.process.wait(DEADLINE) == 0
             assert asking.process.stdout is not None
             assert asking.process.stdout.read() == b"x\n"
 
@@ -152,7 +148,7 @@ def test_wait_ends_at_the_timeout_with_exit_code_4(endpoint):
 @pytest.mark.parametrize("command", [["request", "echo", "x"], ["services"]])
 def test_nobody_listening_is_exit_code_4_at_the_timeout(free_port, command):
     begin = time.monotonic()
-    result = zpatterns("mdp", *command, "--connect", f"tcp://127.0.0.1:{free_port}", "--timeout", "0.5")
+    result = invoke("mdp", *command, "--connect", f"tcp://127.0.0.1:{free_port}", "--timeout", "0.5")
     assert result.returncode == 4
     assert 0.5 <= time.monotonic() - begin < 5
     assert f"no broker answered at tcp://127.0.0.1:{free_port}".encode() in result.stderr
@@ -177,18 +173,16 @@ ASKING = [["request", "echo", "x"], ["services"], ["worker", "echo", "--echo"], 
     [*((ASKING[0], bad) for bad in BAD_ENDPOINTS), *((command, "nowhere") for command in ASKING[1:])],
 )
 def test_an_address_that_is_none_is_exit_code_5(command, bad):
-    result = zpatterns("mdp", *command, "--connect", bad)
+    result = invoke("mdp", *command, "--connect", bad)
     assert result.returncode == 5
     assert bad.encode() in result.stderr
-    assert b"Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("bad", ["127.0.0.1:5555", "tcp://127.0.0.1", "tcp://192.0.2.1:*"])
 def test_an_address_that_cannot_be_bound_is_exit_code_5(bad):
-    result = zpatterns("mdp", "broker", "--bind", bad)
+    result = invoke("mdp", "broker", "--bind", bad)
     assert result.returncode == 5
     assert bad.encode() in result.stderr
-    assert b"Traceback" not in result.stderr
 
 
 def test_an_address_in_use_is_exit_code_5():
@@ -197,6 +191,7 @@ def test_an_address_in_use_is_exit_code_5():
         result = zpatterns("mdp", "broker", "--bind", bad)
     assert result.returncode == 5
     assert bad.encode() in result.stderr
+    assert b"Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -219,34 +214,33 @@ def test_an_address_in_use_is_exit_code_5():
     ],
 )
 def test_what_makes_no_sense_is_exit_code_2(arguments):
-    result = CliRunner().invoke(main, ["mdp", *arguments])
-    assert result.exit_code == 2, result.output
-    assert "Usage:" in result.stderr
+    result = invoke("mdp", *arguments)
+    assert result.returncode == 2, result.stdout
+    assert b"Usage:" in result.stderr
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["request", b"\xff", "x"],
+        ["request", "\udcff", "x"],  # a byte that is not UTF-8
         ["worker", "mmi.mine", "--echo"],
         ["worker", "echo", "--handler", "no_such_module_at_all:f"],
     ],
 )
 def test_what_is_found_out_later_is_exit_code_2_without_a_traceback(arguments):
-    result = zpatterns("mdp", *arguments)
+    result = invoke("mdp", *arguments)
     assert result.returncode == 2, result.stderr
-    assert b"Traceback" not in result.stderr
     assert b"Usage:" in result.stderr
 
 
 def services(endpoint):
-    return json.loads(output(zpatterns("mdp", "services", "--connect", endpoint, "--json")))
+    return json.loads(output(invoke("mdp", "services", "--connect", endpoint, "--json")))
 
 
 def test_services_lists_what_the_broker_knows(endpoint, echo):
     (entry,) = [entry for entry in services(endpoint) if entry["service"] == "echo"]
     assert entry == {"service": "echo", "workers": 1, "idle": 1, "queued": 0}
-    lines = output(zpatterns("mdp", "services", "--connect", endpoint)).decode().splitlines()
+    lines = output(invoke("mdp", "services", "--connect", endpoint)).decode().splitlines()
     assert lines[0].split() == ["SERVICE", "WORKERS", "IDLE", "QUEUED"]
     assert ["echo", "1", "1", "0"] in [line.split() for line in lines]
 
@@ -262,10 +256,9 @@ def test_concurrency_is_that_many_registered_workers(endpoint):
 
 
 def test_a_broker_without_services_says_so():
-    server, endpoint = broker()
-    with server:
-        assert output(zpatterns("mdp", "services", "--connect", endpoint)) == b"The broker knows no service.\n"
-        assert services(endpoint) == []
+    with BackgroundBroker() as background:
+        assert output(invoke("mdp", "services", "--connect", background.endpoint)) == b"The broker knows no service.\n"
+        assert services(background.endpoint) == []
 
 
 def test_mmi_can_be_asked_by_hand(endpoint, echo):
@@ -294,14 +287,13 @@ def test_a_broker_ends_with_exit_code_0_when_told_to(number):
 def test_a_worker_finishes_what_it_has_in_hand_when_told_to_stop(endpoint, directory):
     with (
         worker(endpoint, "slow", "--handler", "handlers:slow", cwd=directory) as server,
-        Server("mdp", "request", "slow", "x", "--wait", "--connect", endpoint, json_log=False) as asking,
+        Client(endpoint, timeout=DEADLINE, retries=0) as client,
     ):
+        asking = in_thread(lambda: client.request("slow", "x"))
         assert server.process.stdout is not None
         assert server.process.stdout.readline() == b"begun\n"
         assert server.stop(signal.SIGTERM) == 0
-        assert asking.process.wait(10) == 0
-        assert asking.process.stdout is not None
-        assert asking.process.stdout.read() == b"finished\n"
+        assert asking.result(DEADLINE) == [b"finished"]
 
 
 def test_a_broker_binds_every_endpoint_it_is_given():
@@ -314,12 +306,12 @@ def test_a_broker_binds_every_endpoint_it_is_given():
 
 
 def test_options_come_from_the_environment(endpoint, echo):
-    result = zpatterns("mdp", "request", "echo", "x", env={"ZPATTERNS_MDP_REQUEST_CONNECT": endpoint})
+    result = invoke("mdp", "request", "echo", "x", env={"ZPATTERNS_MDP_REQUEST_CONNECT": endpoint})
     assert output(result) == b"x\n"
 
 
 def test_json_may_be_wanted_by_the_environment(endpoint):
-    result = zpatterns("mdp", "services", "--connect", endpoint, env={"ZPATTERNS_MDP_SERVICES_JSON": "1"})
+    result = invoke("mdp", "services", "--connect", endpoint, env={"ZPATTERNS_MDP_SERVICES_JSON": "1"})
     assert isinstance(json.loads(output(result)), list)
 
 

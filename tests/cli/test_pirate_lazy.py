@@ -1,4 +1,4 @@
-"""``zpatterns pirate server`` and ``request`` as a user has them: real processes, real sockets, exit codes."""
+"""``zpatterns pirate server`` and ``request`` as a user has them: servers in processes, real sockets, exit codes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import time
 import pytest
 import zmq
 
-from tests.cli.processes import DEADLINE, Server, until, zpatterns
+from tests.cli.processes import invoke, output, ready, zpatterns
+from tests.waiting import DEADLINE, until
 
 HANDLERS = """
 def reverse(request):
@@ -42,21 +43,12 @@ class Greeter(LazyPirateServer):
 
 def server(*arguments, **kwargs):
     """A server on a free port, and its endpoint."""
-    started = Server("pirate", "server", "--bind", "tcp://127.0.0.1:*", *arguments, **kwargs)
-    try:
-        return started, str(started.wait_for("ready")["endpoint"])
-    except BaseException:
-        started.__exit__()
-        raise
+    started, line = ready("pirate", "server", "--bind", "tcp://127.0.0.1:*", *arguments, **kwargs)
+    return started, str(line["endpoint"])
 
 
-def request(endpoint, *arguments, **kwargs):
-    return zpatterns("pirate", "request", "--connect", endpoint, *arguments, **kwargs)
-
-
-def output(result):
-    assert result.returncode == 0, result.stderr.decode()
-    return result.stdout
+def request(endpoint, *arguments, run=invoke, **kwargs):
+    return run("pirate", "request", "--connect", endpoint, *arguments, **kwargs)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +70,7 @@ def test_each_argument_is_a_frame_and_each_frame_of_the_reply_a_line(echo):
 
 def test_the_body_comes_from_standard_input_byte_for_byte(echo):
     body = bytes(range(256)) * 10
-    assert output(request(echo, stdin=body)) == body + b"\n"
+    assert output(request(echo, stdin=body, run=zpatterns)) == body + b"\n"
 
 
 def test_json_shows_what_is_not_utf8_in_base64(directory):
@@ -105,7 +97,6 @@ def test_a_handler_that_raises_is_exit_code_1_with_its_message(directory):
         assert started.wait_for("handler_raised")
     assert result.returncode == 1
     assert b"no such customer: 42" in result.stderr
-    assert b"Traceback" not in result.stderr
 
 
 def test_nobody_listening_is_exit_code_4_at_the_timeout(free_port):
@@ -138,11 +129,11 @@ def test_sigterm_lets_a_request_be_finished(directory):
 def test_an_address_that_is_none_is_exit_code_5(endpoint):
     result = request(endpoint, "x")
     assert result.returncode == 5
-    assert b"Traceback" not in result.stderr
+    assert endpoint.encode() in result.stderr
 
 
 def test_an_address_that_is_taken_is_exit_code_5(echo):
-    result = zpatterns("pirate", "server", "--bind", echo)
+    result = invoke("pirate", "server", "--bind", echo)
     assert result.returncode == 5
     assert echo.encode() in result.stderr
 
@@ -159,7 +150,7 @@ def test_an_address_that_is_taken_is_exit_code_5(echo):
     ],
 )
 def test_wrong_use_is_exit_code_2(arguments, complaint):
-    result = zpatterns("pirate", *arguments)
+    result = invoke("pirate", *arguments)
     assert result.returncode == 2
     assert complaint in result.stderr
 
@@ -172,5 +163,5 @@ def test_a_generator_cannot_serve(directory):
 
 
 def test_options_can_be_set_in_the_environment(echo):
-    result = zpatterns("pirate", "request", "x", env={"ZPATTERNS_PIRATE_REQUEST_CONNECT": echo})
+    result = invoke("pirate", "request", "x", env={"ZPATTERNS_PIRATE_REQUEST_CONNECT": echo})
     assert output(result) == b"x\n"

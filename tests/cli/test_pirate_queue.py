@@ -1,4 +1,4 @@
-"""``zpatterns pirate queue`` and ``worker`` as a user has them: real processes, real sockets, exit codes."""
+"""``zpatterns pirate queue`` and ``worker`` as a user has them: processes, real sockets, exit codes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import subprocess
 import sys
 
 import pytest
-from click.testing import CliRunner
 
-from tests.cli.processes import DEADLINE, Server, clean_environment, until, zpatterns
-from zpatterns.cli import main
+from tests.cli.processes import Server, clean_environment, invoke, output, ready
+from tests.mdp.callers import in_thread
+from tests.waiting import DEADLINE, until
+from zpatterns.pirate import LazyPirateClient
 
 HANDLERS = """
 import time
@@ -47,26 +48,16 @@ FREE = "tcp://127.0.0.1:*"
 
 def queue(*arguments, **kwargs):
     """A queue on free ports, and its two endpoints."""
-    started = Server("pirate", "queue", "--frontend", FREE, "--backend", FREE, *arguments, **kwargs)
-    try:
-        ready = started.wait_for("ready")
-        return started, str(ready["endpoint"]), str(ready["backend"])
-    except BaseException:
-        started.__exit__()
-        raise
+    started, line = ready("pirate", "queue", "--frontend", FREE, "--backend", FREE, *arguments, **kwargs)
+    return started, str(line["endpoint"]), str(line["backend"])
 
 
 def worker(backend, *arguments, **kwargs):
     return Server("pirate", "worker", "--connect", backend, *arguments, **kwargs)
 
 
-def request(endpoint, *arguments, **kwargs):
-    return zpatterns("pirate", "request", "--connect", endpoint, *arguments, **kwargs)
-
-
-def output(result):
-    assert result.returncode == 0, result.stderr.decode()
-    return result.stdout
+def request(endpoint, *arguments):
+    return invoke("pirate", "request", "--connect", endpoint, *arguments)
 
 
 @pytest.fixture(scope="module", params=["--simple", "--paranoid"])
@@ -119,7 +110,6 @@ def test_a_handler_that_raises_is_exit_code_1_with_its_message(directory):
         assert serving.wait_for("handler_raised")
     assert result.returncode == 1
     assert b"no such customer: 42" in result.stderr
-    assert b"Traceback" not in result.stderr
 
 
 def test_no_worker_is_exit_code_4(cluster):
@@ -129,23 +119,18 @@ def test_no_worker_is_exit_code_4(cluster):
 
 def test_sigterm_lets_both_finish_what_they_hold(directory):
     started, frontend, backend = queue()
-    with started, worker(backend, "--handler", "handlers:slow", cwd=directory) as serving:
-        asking = subprocess.Popen(
-            [sys.executable, "-m", "zpatterns", "pirate", "request", "x", "--connect", frontend, "--retries", "0"],
-            stdout=subprocess.PIPE,
-            env=clean_environment(),
-        )
-        try:
-            assert serving.process.stdout is not None
-            assert serving.process.stdout.readline() == b"begun\n"
-            started.process.terminate()
-            serving.process.terminate()
-            assert asking.communicate(timeout=DEADLINE)[0] == b"finished\n"
-            assert asking.returncode == 0
-            assert started.process.wait(DEADLINE) == serving.process.wait(DEADLINE) == 0
-        finally:
-            asking.kill()
-            asking.wait(DEADLINE)
+    with (
+        started,
+        worker(backend, "--handler", "handlers:slow", cwd=directory) as serving,
+        LazyPirateClient(frontend, timeout=DEADLINE, retries=0) as client,
+    ):
+        asking = in_thread(lambda: client.request("x"))
+        assert serving.process.stdout is not None
+        assert serving.process.stdout.readline() == b"begun\n"
+        started.process.terminate()
+        serving.process.terminate()
+        assert asking.result(DEADLINE) == [b"finished"]
+        assert started.process.wait(DEADLINE) == serving.process.wait(DEADLINE) == 0
 
 
 def test_a_worker_is_found_out_when_it_is_killed():
@@ -163,16 +148,16 @@ def test_an_address_that_is_taken_is_exit_code_5(option):
         taken.listen()
         endpoint = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
         other = "--backend" if option == "--frontend" else "--frontend"
-        result = zpatterns("pirate", "queue", option, endpoint, other, FREE)
+        result = invoke("pirate", "queue", option, endpoint, other, FREE)
     assert result.returncode == 5
     assert endpoint.encode() in result.stderr
 
 
 @pytest.mark.parametrize("arguments", [["queue", "--frontend", "nonsense"], ["worker", "--connect", "tcp://a..b:1"]])
 def test_an_address_that_is_none_is_exit_code_5(arguments):
-    result = zpatterns("pirate", *arguments)
+    result = invoke("pirate", *arguments)
     assert result.returncode == 5
-    assert b"Traceback" not in result.stderr
+    assert arguments[-1].encode() in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -189,9 +174,9 @@ def test_an_address_that_is_none_is_exit_code_5(arguments):
     ],
 )
 def test_wrong_use_is_exit_code_2(arguments, complaint):
-    result = CliRunner().invoke(main, ["pirate", *arguments])
-    assert result.exit_code == 2
-    assert complaint in result.stderr
+    result = invoke("pirate", *arguments)
+    assert result.returncode == 2
+    assert complaint in result.stderr.decode()
 
 
 def test_the_console_script_is_the_same_command():
