@@ -39,9 +39,22 @@ class Sizes:
     idle: int = 10_000
     watch: float = 10.0
     starts: int = 3
+    keys: int = 1_000_000
+    joins: int = 30
 
 
-QUICK = Sizes(rounds=1, requests=2_000, async_requests=500, pings=100, queued=2_000, idle=200, watch=0.2, starts=1)
+QUICK = Sizes(
+    rounds=1,
+    requests=2_000,
+    async_requests=500,
+    pings=100,
+    queued=2_000,
+    idle=200,
+    watch=0.2,
+    starts=1,
+    keys=5_000,
+    joins=2,
+)
 
 
 @dataclass(frozen=True, slots=True)

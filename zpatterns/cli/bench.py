@@ -8,7 +8,7 @@ import math
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -26,8 +26,18 @@ _LANES_MAX = 64
 _WORKER_START_TIMEOUT = 15.0
 
 
-@dataclass(frozen=True, slots=True)
-class BenchResult:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latencies:
+    """What each call of a measurement took, in seconds; NaN where none succeeded."""
+
+    latency_p50: float
+    latency_p90: float
+    latency_p99: float
+    latency_max: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchResult(Latencies):
     """One measurement. Latencies in seconds, from call to reply, waiting for a free slot not included."""
 
     service: str
@@ -39,10 +49,6 @@ class BenchResult:
     first_failure: str | None
     elapsed: float
     requests_per_second: float
-    latency_p50: float
-    latency_p90: float
-    latency_p99: float
-    latency_max: float
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
@@ -50,6 +56,13 @@ def percentile(ordered: Sequence[float], share: float) -> float:
     if not ordered:
         return math.nan
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def latencies_of(taken: list[float]) -> dict[str, float]:
+    """The fields of :class:`Latencies`."""
+    ordered = sorted(taken)
+    shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+    return {f"latency_{name}": percentile(ordered, share) for name, share in shares.items()}
 
 
 def measure(
@@ -131,7 +144,6 @@ async def _measure(
         await asyncio.gather(*(lane(client, service, turns) for client in open_clients for _ in range(in_flight)))
         elapsed = time.perf_counter() - begin
 
-    latencies.sort()
     return BenchResult(
         service=service,
         clients=clients,
@@ -142,10 +154,7 @@ async def _measure(
         first_failure=failures[0] if failures else None,
         elapsed=elapsed,
         requests_per_second=len(latencies) / elapsed,
-        latency_p50=percentile(latencies, 0.5),
-        latency_p90=percentile(latencies, 0.9),
-        latency_p99=percentile(latencies, 0.99),
-        latency_max=percentile(latencies, 1.0),
+        **latencies_of(latencies),
     )
 
 
@@ -165,17 +174,24 @@ async def _until_served(client: AsyncClient, service: str, children: Children) -
 
 def print_result(result: BenchResult, as_json: bool) -> None:
     """Print one measurement: an object with durations in seconds, or a few lines in milliseconds."""
+    print_figures(
+        result,
+        as_json,
+        {
+            "requests": f"{result.count} of {result.size} bytes, {result.failed} failed, in {result.elapsed:.2f} s",
+            "open": f"{result.clients} x {result.in_flight}",
+            "rate": f"{result.requests_per_second:,.0f} requests/s",
+        },
+    )
+
+
+def print_figures(result: Latencies, as_json: bool, lines: Mapping[str, str]) -> None:
+    """What every measurement ends with: all of `result` as JSON, or `lines` and the latencies under their names."""
     if as_json:
         values = {name: None if value != value else value for name, value in asdict(result).items()}
         click.echo(json.dumps(values))
         return
-    click.echo(f"requests   {result.count} of {result.size} bytes, {result.failed} failed, in {result.elapsed:.2f} s")
-    click.echo(f"open       {result.clients} x {result.in_flight}")
-    click.echo(f"rate       {result.requests_per_second:,.0f} requests/s")
-    for label, seconds in (
-        ("p50", result.latency_p50),
-        ("p90", result.latency_p90),
-        ("p99", result.latency_p99),
-        ("max", result.latency_max),
-    ):
-        click.echo(f"{label}        {seconds * 1000:.2f} ms")
+    latencies = asdict(result)
+    shown = {name: f"{latencies[f'latency_{name}'] * 1000:.2f} ms" for name in ("p50", "p90", "p99", "max")}
+    for label, text in {**lines, **shown}.items():
+        click.echo(f"{label:<10} {text}")
