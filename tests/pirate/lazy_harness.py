@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.harness import FixedRng, Harness
-from zpatterns.calls_core import CallOptions
+from zpatterns.calls_state import CallOptions
 from zpatterns.core import Fail, Frames, Open
 from zpatterns.pirate.lazy_client_core import LazyClientCore
 from zpatterns.pirate.lazy_server_core import LazyServerCore

@@ -9,7 +9,7 @@ import pytest
 
 from tests.test_docs import DOCS, code, table_after
 from zpatterns import calls_core, server_core
-from zpatterns.calls_core import CallOptions, ClientStatistics
+from zpatterns.calls_state import CallOptions, ClientStatistics
 from zpatterns.core import Event
 from zpatterns.mdp import client_core
 from zpatterns.pirate import AsyncLazyPirateClient, LazyPirateClient, LazyPirateServer

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.harness import START
 from tests.pirate.lazy_harness import LazyClient, LazyServer
-from zpatterns.calls_core import CallOptions
+from zpatterns.calls_state import CallOptions
 from zpatterns.core import Cancel, Close, Command, Deliver, Fail, Frames, Open, Run, SendFailure
 from zpatterns.errors import QueueFull
 from zpatterns.pirate.lazy_client_core import LazyClientCore

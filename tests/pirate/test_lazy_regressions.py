@@ -8,7 +8,7 @@ import pytest
 
 from tests.harness import START
 from tests.pirate.lazy_harness import LazyClient
-from zpatterns.calls_core import CallOptions
+from zpatterns.calls_state import CallOptions
 from zpatterns.core import Close, Deliver, Fail
 from zpatterns.errors import RequestTimeout
 from zpatterns.pirate.lazy_client_core import LazyClientCore

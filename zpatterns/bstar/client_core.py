@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zpatterns.calls_core import Call, CallOptions, CallsCore, ClientStatistics, Connection
+from zpatterns.calls_core import CallsCore
+from zpatterns.calls_state import Call, CallOptions, ClientStatistics, Connection
 from zpatterns.core import Frames, Rng
 from zpatterns.errors import RemoteError, ZPatternsError
 from zpatterns.wire import CODE_DRAINING, CODE_OVERLOADED, parse_error, req_body, req_message

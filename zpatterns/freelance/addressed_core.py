@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from zpatterns.calls_core import Call
+from zpatterns.calls_state import Call
 from zpatterns.core import Deliver, Frames, Open, PortId, Rng, SendFailure, SocketKind
 from zpatterns.errors import RemoteError, ZPatternsError
 from zpatterns.freelance import wire
@@ -198,7 +198,7 @@ class AddressedCore(ServersCore[_Call, _Server]):
     def _turn_elsewhere(self, call: _Call, now: float) -> None:
         """The current attempt has failed, or its window is over: ask another server, or go on waiting."""
         call.current = None
-        server = self._choose(call, now) if call.attempts <= self.options.retries and now < call.expiry else None
+        server = self._choose(call, now) if self._may_turn(call, now) else None
         if server is not None:
             self._ask(call, server, now)
         elif call.open and now < call.expiry:
@@ -285,15 +285,25 @@ class AddressedCore(ServersCore[_Call, _Server]):
         super()._end(call, now)
 
     def send_failed(self, port: PortId, frames: Frames, reason: SendFailure, now: float) -> None:
-        """The request did not leave: another server may have it."""
+        """The request did not leave: another server may have it, or it waits for a new connection to this one."""
         server = self._by_port.get(port)
-        attempt = server.open.pop(frames[1], None) if server is not None else None
-        if attempt is not None and server is not None:
-            call = attempt.call
-            call.open.remove(attempt)
-            self._tell_attempt(call, server, reason.value)
-            if call.current is attempt or not call.open:
-                self._turn_elsewhere(call, now)
+        if server is None:
+            return
+        if reason is SendFailure.UNREACHABLE and server.opened_at + self._interval <= now:
+            # libzmq has ended the connection for good, for what came over it was not ZMTP: it makes no other.
+            self._renew({server: reason.value}, now)
+            return
+        attempt = server.open.get(frames[1])
+        if attempt is None:
+            return
+        call = attempt.call
+        if reason is SendFailure.UNREACHABLE and call.open == [attempt] and not self._may_turn(call, now):
+            return  # as if it were lost: when its window is over there is a new connection
+        del server.open[frames[1]]
+        call.open.remove(attempt)
+        self._tell_attempt(call, server, reason.value)
+        if call.current is attempt or not call.open:
+            self._turn_elsewhere(call, now)
 
     # Time.
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zpatterns.calls_core import Call, CallsCore, Connection
+from zpatterns.calls_core import CallsCore
+from zpatterns.calls_state import Call, Connection
 from zpatterns.core import Frames, Rng
 from zpatterns.freelance.servers_core import ClientOptions, FreelanceStatistics, no_answer
 from zpatterns.wire import req_body, req_message

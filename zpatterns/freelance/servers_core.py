@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from zpatterns.calls_core import AttemptFailed, Call, CallOptions, CallsCore, times
+from zpatterns.calls_core import AttemptFailed, CallsCore, times
+from zpatterns.calls_state import Call, CallOptions
 from zpatterns.core import Close, Frames, PortId, Rng
 from zpatterns.errors import RequestTimeout
 from zpatterns.timing import Liveness

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from zpatterns.calls_core import Call
+from zpatterns.calls_state import Call
 from zpatterns.core import Deliver, Discard, Frames, Open, PortId, Rng, SendFailure, SocketKind
 from zpatterns.freelance import wire
 from zpatterns.freelance.events import ServerUp

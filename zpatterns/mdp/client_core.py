@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zpatterns.calls_core import Call, CallOptions, CallsCore, ClientStatistics, Connection, times
+from zpatterns.calls_core import CallsCore, times
+from zpatterns.calls_state import Call, CallOptions, ClientStatistics, Connection
 from zpatterns.core import Deliver, Event, Frames, PortId, Rng
 from zpatterns.errors import RemoteError
 from zpatterns.mdp import wire

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from zpatterns.calls import AsyncCalls, BlockingCalls, Calls, Start, check_timeout
-from zpatterns.calls_core import CallOptions, ClientStatistics
+from zpatterns.calls_state import CallOptions, ClientStatistics
 from zpatterns.core import Event
 from zpatterns.handlers import to_frames
 from zpatterns.pirate.lazy_client_core import LazyClientCore

@@ -6,7 +6,8 @@ opens a new one. So what was not sent is not sent later, and a late answer has n
 
 from __future__ import annotations
 
-from zpatterns.calls_core import Call, CallsCore, Connection
+from zpatterns.calls_core import CallsCore
+from zpatterns.calls_state import Call, Connection
 from zpatterns.core import Frames
 from zpatterns.wire import req_body, req_message
 

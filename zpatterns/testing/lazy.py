@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from zpatterns.calls_core import CallOptions
+from zpatterns.calls_state import CallOptions
 from zpatterns.core import Frames, Rng
 from zpatterns.pirate.lazy_client_core import LazyClientCore
 from zpatterns.pirate.lazy_server_core import LazyServerCore

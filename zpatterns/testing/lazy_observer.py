@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zpatterns.calls_core import CallOptions
+from zpatterns.calls_state import CallOptions
 from zpatterns.core import Frames, SendFailure
 from zpatterns.testing.direct import CallerNode, DirectObserver, ServerNode, run_of
 from zpatterns.testing.driving import SimLink
