@@ -207,6 +207,16 @@ def test_deliveries_have_a_limit_and_the_client_is_told(kind):
     assert queue.statistics.lost == 1
 
 
+@pytest.mark.parametrize(("limit", "count"), [(1, b"1 delivery"), (2, b"2 deliveries")])
+def test_the_client_is_told_how_often_its_request_was_delivered(kind, limit, count):
+    queue = QueueHarness(kind, worker_timeout=0.5, deliveries_max=limit)
+    queue.ready(b"a", b"b", b"c")
+    queue.ask(b"client")
+    queue.advance(0.5 * limit)
+    [[*_, text]] = queue.answered()
+    assert text == b"its worker was lost after %s; see the workers' logs" % count
+
+
 def test_what_is_past_its_time_is_not_given_to_another(kind):
     queue = QueueHarness(kind, worker_timeout=2.0, request_ttl=1.0)
     queue.ready(b"a", b"b")

@@ -132,7 +132,8 @@ class QueueCore:
     def _give_up(self, request: Request) -> None:
         self._lost += 1
         self._events.append(RequestLost(request.client, request.deliveries))
-        text = f"its worker was lost after {request.deliveries} deliveries; see the workers' logs"
+        count = "1 delivery" if request.deliveries == 1 else f"{request.deliveries} deliveries"
+        text = f"its worker was lost after {count}; see the workers' logs"
         self._front.append([*request.envelope, *error_body(CODE_LOST, text)])
 
     def _expire(self, request: Request) -> None:
