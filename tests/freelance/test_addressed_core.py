@@ -234,6 +234,44 @@ def test_a_ping_that_was_not_sent_changes_nothing():
     assert client.take() == []
 
 
+def test_a_request_that_did_not_leave_goes_to_another_server_at_once():
+    client = Client()
+    client.call(1)
+    client.fail([b"server", b"1", b"hello"], SendFailure.UNREACHABLE, port=client.ports[A])
+    assert client.take() == [(B, [b"2", b"hello"])]
+
+
+def test_where_nobody_else_can_be_asked_it_waits_for_a_new_connection():
+    """A socket that could not be opened, say, for there were no descriptors left."""
+    client = Client(A)
+    client.call(1)
+    client.fail([b"server", b"1", b"hello"], SendFailure.UNREACHABLE, port=client.ports[A])
+    assert client.failed() == [] and client.take() == []
+    client.asked()
+    client.until(START + 2)
+    assert client.asked() == [Close(1), Open(2, SocketKind.ROUTER, A, b"server")]
+    assert client.take() == [(A, [b"2", b"hello"])]
+    client.hear(A, b"2", b"world")
+    assert client.delivered() == [(1, [b"world"])]
+
+
+def test_a_connection_that_libzmq_has_ended_for_good_is_made_anew():
+    """Something else than a server was there for a moment, and spoke of ZMTP what it may not."""
+    client = Client(A)
+    client.pong(A)
+    client.advance(1.2)
+    client.call(1)
+    client.asked()
+    client.fail([b"server", b"1", b"hello"], SendFailure.UNREACHABLE, port=client.ports[A])
+    assert client.asked() == [Close(1), Open(2, SocketKind.ROUTER, A, b"server")]
+    assert client.health == {A: "down"}
+    assert client.take() == [(A, [b"2", b"hello"])]
+    client.fail([b"server", b"PING"], SendFailure.UNREACHABLE, port=client.ports[A])
+    assert client.asked() == [], "but not again at once"
+    client.hear(A, b"2", b"world")
+    assert client.delivered() == [(1, [b"world"])]
+
+
 # How many, and the end.
 
 

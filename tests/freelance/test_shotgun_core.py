@@ -109,6 +109,39 @@ def test_what_nobody_waits_for_any_more_is_swept_out_of_the_way_of_a_server_that
     assert client.take() == [(B, [b"", b"2", b"hello"])]
 
 
+def test_a_socket_that_could_not_be_opened_is_opened_a_little_later():
+    """There were no descriptors left, say. To send at once again would be to do nothing else for ever."""
+    client = shotgun(A)
+    client.call(1)
+    client.call(2)
+    client.asked()
+    client.fail([b"", b"1", b"hello"], SendFailure.UNREACHABLE, port=1)
+    client.fail([b"", b"2", b"hello"], SendFailure.UNREACHABLE, port=1)
+    client.step(client.core.cancel_call, 2, client.now)
+    assert client.take() == []
+    client.until(START + 0.249)
+    assert client.asked() == []
+    client.until(START + 0.25)
+    assert client.asked() == [Discard(1), Open(1, SocketKind.DEALER, A)]
+    assert client.take() == [(A, [b"", b"1", b"hello"])]
+    client.hear(A, b"", b"1", b"world")
+    assert client.delivered() == [(1, [b"world"])]
+
+
+def test_a_connection_that_libzmq_has_ended_for_good_is_made_anew():
+    """What nobody waits for is found in our socket: there is no server, or libzmq makes no connection to it any more,
+    for something else was there for a moment and spoke of ZMTP what it may not."""
+    client = shotgun(A)
+    client.call(1, timeout=2.0)
+    client.call(2)
+    client.until(START + 2.25)
+    client.asked()
+    client.fail([b"", b"1", b"hello"], SendFailure.UNREACHABLE, port=1)
+    client.fail([b"", b"2", b"hello"], SendFailure.UNREACHABLE, port=1)
+    assert client.asked() == [Open(1, SocketKind.DEALER, A)], "once, though both were held"
+    assert client.take() == [(A, [b"", b"2", b"hello"])]
+
+
 def test_what_did_not_fit_is_not_tried_again():
     client = shotgun()
     client.call(1)

@@ -114,8 +114,8 @@ MUTANTS: Sequence[Mutant] = (
     _freelance(
         "freelance-shotgun-keeps-what-nobody-waits-for",
         SHOTGUN,
-        "        if server is None or frames[1] not in server.open:\n            return\n",
-        "        if server is None:\n            return\n",
+        "            if frames[1] in server.open:\n                self._send_to(server, frames)\n",
+        "            self._send_to(server, frames)\n",
     ),
     _freelance(
         "freelance-failover-keeps-connections-of-removed-servers",

@@ -168,9 +168,6 @@ class AddressedCore(ServersCore[_Call, _Server]):
                 best, best_rank = server, rank
                 if rank == (0, False, 0):
                     break
-        if best is not None and self.options.round_robin:
-            self._turns += 1
-            best.turn = self._turns
         return best
 
     # Attempts.
@@ -189,16 +186,23 @@ class AddressedCore(ServersCore[_Call, _Server]):
         call.open.append(attempt)
         call.current = attempt
         call.tried[server] = server.port
+        if self.options.round_robin:
+            self._turns += 1
+            server.turn = self._turns
         call.attempts += 1
         self._attempts += 1
         call.window_end = now + call.attempt_timeout
         call.deadline = min(now + call.attempt_timeout / 2, call.expiry)
         self._send_to(server, [PEER, *wire.addressed_request(control, call.body)])
 
+    def _next(self, call: _Call, now: float) -> _Server | None:
+        """Whom it may still be sent to."""
+        return self._choose(call, now) if call.attempts <= self.options.retries and now < call.expiry else None
+
     def _turn_elsewhere(self, call: _Call, now: float) -> None:
         """The current attempt has failed, or its window is over: ask another server, or go on waiting."""
         call.current = None
-        server = self._choose(call, now) if self._may_turn(call, now) else None
+        server = self._next(call, now)
         if server is not None:
             self._ask(call, server, now)
         elif call.open and now < call.expiry:
@@ -297,7 +301,7 @@ class AddressedCore(ServersCore[_Call, _Server]):
         if attempt is None:
             return
         call = attempt.call
-        if reason is SendFailure.UNREACHABLE and call.open == [attempt] and not self._may_turn(call, now):
+        if reason is SendFailure.UNREACHABLE and call.open == [attempt] and self._next(call, now) is None:
             return  # as if it were lost: when its window is over there is a new connection
         del server.open[frames[1]]
         call.open.remove(attempt)

@@ -27,11 +27,13 @@ class _Call(Call):
 
 
 class _Server(Server):
-    __slots__ = ("open", "stale_at")
+    __slots__ = ("is_swept", "open", "stale_at", "unsent")
 
     def __init__(self, endpoint: str) -> None:
         super().__init__(endpoint)
         self.open: dict[bytes, _Call] = {}
+        self.unsent: list[Frames] = []  # what there was no connection for
+        self.is_swept = False  # what is reported as unsent is what we wanted back
         self.stale_at: float | None = None  # since then our socket may hold what nobody waits for any more
 
 
@@ -55,11 +57,15 @@ class ShotgunCore(ServersCore[_Call, _Server]):
         return _Server(endpoint)
 
     def _open_server(self, server: _Server, now: float) -> None:
-        port = self._new_port(server, now)
-        self._commands.append(Open(port, SocketKind.DEALER, server.endpoint))
+        self._new_port(server, now)
+        self._connect(server, now)
         for call in self._calls.values():
             if call.attempts:
                 self._ask(server, call)
+
+    def _connect(self, server: _Server, now: float) -> None:
+        server.opened_at = now
+        self._commands.append(Open(server.port, SocketKind.DEALER, server.endpoint))
 
     def _abandon(self, server: _Server, reason: str, now: float) -> None:
         server.open.clear()  # the others were asked, too
@@ -84,8 +90,7 @@ class ShotgunCore(ServersCore[_Call, _Server]):
         for server in self._servers.values():
             if server.open.pop(call.number, None) is not None and server.stale_at is None:
                 server.stale_at = now
-                if self._sweep_at is None:
-                    self._sweep_at = now + SWEEP
+                self._sweep_soon(now)
         super()._end(call, now)
 
     # Messages.
@@ -112,15 +117,29 @@ class ShotgunCore(ServersCore[_Call, _Server]):
             self._commands.append(Deliver(call.id, reply[1], True))
             self._end(call, now)
 
+    def messages_to_send(self, port: PortId) -> list[Frames]:
+        server = self._by_port.get(port)
+        if server is not None:
+            server.is_swept = False
+        return super().messages_to_send(port)
+
     def send_failed(self, port: PortId, frames: Frames, reason: SendFailure, now: float) -> None:
         """What was swept goes out again if its call is still open; what did not fit does not."""
         server = self._by_port.get(port)
-        if server is None or frames[1] not in server.open:
+        if server is None:
             return
         if reason is SendFailure.OVERFLOW:
-            del server.open[frames[1]]
+            server.open.pop(frames[1], None)
+        elif not server.is_swept:
+            server.unsent.append(frames)
+            self._sweep_soon(now)
         else:
-            self._send_to(server, frames)
+            if max(server.heard_at, server.opened_at) + self.options.liveness.interval <= now:
+                # There is no connection, and perhaps none is made any more: libzmq gives up a peer that breaks ZMTP's
+                # rules, and something else than a server may have been there for a moment.
+                self._connect(server, now)
+            if frames[1] in server.open:
+                self._send_to(server, frames)
 
     # Time.
 
@@ -137,10 +156,24 @@ class ShotgunCore(ServersCore[_Call, _Server]):
         if self._sweep_at is not None and self._sweep_at <= now:
             self._sweep_at = None
             for server in self._servers.values():
-                if server.stale_at is not None:
-                    if server.heard_at < server.stale_at:
-                        self._commands.append(Discard(server.port))
-                    server.stale_at = None
+                self._sweep(server, now)
+
+    def _sweep_soon(self, now: float) -> None:
+        if self._sweep_at is None:
+            self._sweep_at = now + SWEEP
+
+    def _sweep(self, server: _Server, now: float) -> None:
+        """Take back what our socket holds if the server does not seem to be there; what is wanted goes out again."""
+        stale_at, server.stale_at = server.stale_at, None
+        if server.unsent or (stale_at is not None and server.heard_at < stale_at):
+            self._commands.append(Discard(server.port))
+            server.is_swept = True
+        if server.unsent:
+            self._connect(server, now)
+            unsent, server.unsent = server.unsent, []
+            for frames in unsent:
+                if frames[1] in server.open:
+                    self._send_to(server, frames)
 
     def check_invariants(self) -> None:
         super().check_invariants()
