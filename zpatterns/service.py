@@ -126,10 +126,12 @@ class Service:
         """Make the drivers, into ``self._drivers``, and open their sockets."""
         raise NotImplementedError
 
-    def _join_pair(self) -> None:
+    def _join_pair(self, look: Callable[[float], None]) -> None:
         """Become one half of a pair: bring a core that can stand by (:class:`zpatterns.paired_core.PairedCore`).
 
-        Called once, before the start. Errors: TypeError for a service that has none.
+        `look`: what that core calls first, with the time, in each turn that begins neither with a message nor with its
+        timer, such as when a handler ends: this half may have to stand by. Called once, before the start.
+        Errors: TypeError for a service that has no such core.
         """
         raise TypeError(f"a {type(self).__name__} cannot be one half of a pair")
 

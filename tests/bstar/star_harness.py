@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tests.harness import FixedRng, Harness
@@ -97,12 +98,10 @@ def in_state(state: str, **options: Any) -> Star:
 class Pair(Harness[PairCore]):
     """Half of a pair with a service, and heartbeats of 1 s; started."""
 
-    def __init__(self, hosted: Any, role: str = "primary", **options: Any) -> None:
-        made = StarOptions(primary=role == "primary", remote=REMOTE, liveness=Liveness(1.0, 2), **options)
-        self.hosted = hosted
-        pair = PairCore(made)
-        pair.hosted = hosted
-        super().__init__(pair, hosted.PORTS[0])
+    def __init__(self, make: Callable[[PairCore], Any], role: str = "primary", **options: Any) -> None:
+        pair = PairCore(StarOptions(primary=role == "primary", remote=REMOTE, liveness=Liveness(1.0, 2), **options))
+        self.hosted = pair.hosted = make(pair)
+        super().__init__(pair, self.hosted.PORTS[0])
         self.step(self.core.star.start, self.now)
         self.sent()
 
@@ -115,19 +114,19 @@ class Pair(Harness[PairCore]):
 
 
 def broker_pair(role: str = "primary", **options: Any) -> Pair:
-    return Pair(PairedBrokerCore(BrokerOptions(liveness=Liveness(1.0, 3))), role, **options)
+    return Pair(lambda _: PairedBrokerCore(BrokerOptions(liveness=Liveness(1.0, 3))), role, **options)
 
 
 def server_pair(role: str = "primary", **options: Any) -> Pair:
-    return Pair(PairedLazyServerCore(ServerOptions()), role, **options)
+    return Pair(lambda pair: PairedLazyServerCore(ServerOptions(), pair.star.look), role, **options)
 
 
 def simple_queue_pair(role: str = "primary", **options: Any) -> Pair:
-    return Pair(PairedSimpleQueueCore(QueueOptions()), role, **options)
+    return Pair(lambda _: PairedSimpleQueueCore(QueueOptions()), role, **options)
 
 
 def paranoid_queue_pair(role: str = "primary", **options: Any) -> Pair:
-    return Pair(PairedParanoidQueueCore(QueueOptions()), role, **options)
+    return Pair(lambda _: PairedParanoidQueueCore(QueueOptions()), role, **options)
 
 
 class StarClient(Harness[StarClientCore]):

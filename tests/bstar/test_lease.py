@@ -47,7 +47,7 @@ def test_it_is_asked_once_at_a_time_and_again_a_little_after_a_refusal():
     assert star.errands() == []
     star.advance(0.25)
     star.hear(BACKUP)
-    assert star.errands() == [("acquire", 1)]
+    assert star.errands() == [("acquire", 2)]
 
 
 def test_time_counts_from_the_asking_and_the_longest_turn_is_taken_off():
@@ -76,8 +76,24 @@ def test_a_fence_that_does_not_answer_is_waited_for_no_longer_than_a_lease():
     star = fenced()
     star.hear(BACKUP)
     star.advance(2.0)
+    assert star.events(LeaseRefused) == [LeaseRefused(1)]
     assert star.vote() == "hold", "which asked it again, for the peer is silent"
-    assert star.errands() == [("acquire", 1), ("acquire", 1)]
+    assert star.errands() == [("acquire", 1), ("acquire", 2)]
+
+
+def test_an_answer_that_came_too_late_is_not_taken_for_that_to_the_next_asking():
+    """That lease began before: to count it from the second asking would be to serve when it is another's."""
+    star = fenced()
+    star.hear(BACKUP)
+    star.advance(2.0)
+    star.vote()
+    star.errands()
+    star.step(star.core.lease_acquired, 1, Grant(3.0, 1), star.now)
+    assert star.state == "primary waiting"
+    assert star.errands() == [("release", 1)]
+    assert star.vote() == "hold", "the second asking is still open"
+    star.step(star.core.lease_acquired, 2, Grant(3.0, 2), star.now)
+    assert star.vote() == "serve"
 
 
 def test_a_lease_that_nobody_wants_any_more_is_given_back():

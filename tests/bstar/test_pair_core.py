@@ -14,6 +14,7 @@ from tests.bstar.star_harness import (
     simple_queue_pair,
 )
 from tests.pirate.lazy_harness import ERROR, refusal, request
+from zpatterns.bstar.bstar_state import Grant
 from zpatterns.core import Cancel, Errand, MessagesDropped, Open, Run, SendFailure, Subscribe
 
 REQUEST_01 = [b"client", b"", b"MDPC01", b"echo", b"hello"]
@@ -173,6 +174,30 @@ def test_the_lane_of_a_handler_that_outlived_its_time_serves_again():
     assert [run.client for run in pair.asked(Run)] == [b"b"]
 
 
+def test_a_handler_that_ends_after_a_stall_brings_no_other_request_to_its_turn():
+    """S1: the other half may be active by now, and what waits here is asked there."""
+    pair = active(server_pair())
+    pair.give(request(b"a"), request(b"b"))
+    [run] = pair.asked(Run)
+    pair.now += 5.0
+    pair.step(pair.hosted.handler_done, run.run, [b"done"], pair.now)
+    assert pair.asked(Run) == []
+    assert pair.state == "primary waiting"
+    assert not_state(pair.sent()) == [refusal(b"b", b"503", b"the server is shutting down; ask another one")]
+
+
+def test_a_handler_that_ends_past_the_lease_of_the_fence_brings_no_other_request_to_its_turn():
+    pair = server_pair(has_fence=True, longest_turn=0.5)
+    pair.hear(BACKUP)
+    pair.step(pair.core.star.lease_acquired, 1, Grant(1.0, 1), pair.now)
+    pair.give(request(b"a"), request(b"b"))
+    [run] = pair.asked(Run)
+    pair.now += 0.5
+    pair.step(pair.hosted.handler_failed, run.run, "ValueError", "no", pair.now)
+    assert pair.asked(Run) == []
+    assert pair.state == "primary waiting"
+
+
 def test_malformed_requests_are_no_votes():
     pair = passive(server_pair())
     pair.advance(10.0)
@@ -319,11 +344,23 @@ def test_what_was_read_is_dropped_and_counted_when_it_is_not_to_be():
     assert pair.core.wants_to_read("server")
 
 
+def test_one_that_is_stopped_while_on_active_runs_does_not_serve_when_that_is_done():
+    pair = server_pair(has_hooks=True)
+    pair.advance(2.0)
+    pair.give(request(b"a"))
+    pair.step(pair.core.drain, pair.now)
+    pair.step(pair.core.star.activated, 1, True, pair.now)
+    pair.give(request(b"b"))
+    assert pair.asked(Run) == []
+    assert pair.state == "primary waiting"
+    assert pair.core.drained
+
+
 # As one core.
 
 
 def test_both_have_their_ports_timers_commands_and_messages():
-    pair = Pair(broker_pair().hosted)
+    pair = broker_pair()
     assert {type(command) for command in pair.asked()} == {Open, Subscribe}
     pair.advance(0.0)
     pair.hear(BACKUP)

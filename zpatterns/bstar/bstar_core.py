@@ -124,9 +124,11 @@ class StarCore:
         self._step(Input.PRIMARY_YIELDS if self.options.primary else Input.BACKUP_YIELDS, now, reason)
 
     def close(self, now: float) -> None:
-        """Do not become active any more."""
+        """Do not become active any more; an active that does not serve yet never will."""
         self._closing = True
         self._stop_asking(now)
+        if not self.serving:
+            self.step_down(now, "it is being stopped")
 
     def leave(self, now: float) -> None:
         """Hand over to the other node and say nothing more."""
@@ -154,8 +156,11 @@ class StarCore:
         if asking is not None:
             self._fence.give_back()  # the other node has been active since we asked
         if self._fence.asking is None and self.state is not State.ACTIVE:
-            self._events.append(events.LeaseRefused(epoch))
-            self._application.stand_by(now)
+            self._lease_refused(epoch, now)
+
+    def _lease_refused(self, epoch: int, now: float) -> None:
+        self._events.append(events.LeaseRefused(epoch))
+        self._application.stand_by(now)
 
     def lease_renewed(self, epoch: int, seconds: float | None, now: float) -> None:
         """The fence renewed the lease of `epoch` for so many seconds from when it was asked, or (None) refused it."""
@@ -403,8 +408,9 @@ class StarCore:
         if now + tick / 2 >= self._heartbeat_at:
             self._publish(now)
         self._fence.tend(now)
-        if self._fence.unanswered(now):
-            self._application.stand_by(now)
+        unanswered = self._fence.unanswered(now)
+        if unanswered is not None:
+            self._lease_refused(unanswered.epoch, now)
         if now >= self._peer_expiry:
             if not self._peer_silent:
                 self._peer_silent = True

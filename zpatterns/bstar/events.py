@@ -85,7 +85,7 @@ class StoodStill(StarEvent):
 
 @dataclass(frozen=True, slots=True)
 class LeaseRefused(StarEvent):
-    """The fence did not give this node the lease for `epoch`, so it does not become active."""
+    """The fence did not give this node the lease for `epoch`, or not in time, so it does not become active."""
 
     level: ClassVar[str] = "warning"
     epoch: int

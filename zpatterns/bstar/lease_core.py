@@ -47,14 +47,17 @@ class Lease:
         self.serve_until = float("inf")
         """When the holder must have stopped to take anything in."""
         self._ask_again_at = float("-inf")
+        self._asked_epoch = 0
         self._renew_at = float("inf")
         self._renewal_asked_at: float | None = None
 
     def ask(self, epoch: int, what: Input, now: float) -> None:
-        """Have the fence asked for the lease, unless it is asked already or refused a moment ago."""
+        """Have the fence asked for the lease of `epoch`, unless it is asked already or refused a moment ago."""
         if self.asking is None and now >= self._ask_again_at:
-            self.asking = Asking(epoch, now, what)
-            self._do(Errand(ACQUIRE, epoch))
+            # Each asking has an epoch of its own, for the answer to an earlier one may still come.
+            self._asked_epoch = max(epoch, self._asked_epoch + 1)
+            self.asking = Asking(self._asked_epoch, now, what)
+            self._do(Errand(ACQUIRE, self._asked_epoch))
 
     def answered(self, epoch: int, grant: Grant | None, now: float) -> Asking | None:
         """The fence's answer to :meth:`ask`. Returns what was asked if we hold the lease now, else None."""
@@ -85,12 +88,13 @@ class Lease:
             self._renewal_asked_at = None
             self._renew_at = now + self._pause
 
-    def unanswered(self, now: float) -> bool:
-        """Whether the fence let us wait for an answer too long; it is not waited for any longer."""
-        if self.asking is None or now < self.asking.at + self._patience:
-            return False
+    def unanswered(self, now: float) -> Asking | None:
+        """What the fence let us wait for too long, if it did; it is not waited for any longer."""
+        asking = self.asking
+        if asking is None or now < asking.at + self._patience:
+            return None
         self.asking = None
-        return True
+        return asking
 
     def tend(self, now: float) -> None:
         """Renew the lease in time."""

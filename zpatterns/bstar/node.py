@@ -41,8 +41,8 @@ class BinaryStar(Service):
     Availability Pair").
 
     `service`: a :class:`zpatterns.mdp.Broker`, a Pirate queue or a :class:`zpatterns.pirate.LazyPirateServer`, not
-    started; it is started and stopped with this node. Without one, a `handler` answers requests at the endpoints of `bind` (without a
-    handler it echoes), as a LazyPirateServer does.
+    started; it is started and stopped with this node. Without one, a `handler` answers requests at the endpoints of
+    `bind` (without a handler it echoes), as a LazyPirateServer does.
     `primary`: which half this is; exactly one of the two is the primary, and serves first when both start.
     `local`: the endpoint at which this half publishes its state; `remote`: the other's. `control`: an endpoint for
     operators (``zpatterns bstar status``); bind it to loopback or ipc only, for who reaches it can promote.
@@ -103,7 +103,7 @@ class BinaryStar(Service):
         self._runner: asyncio.Task[None] | None = None
         self._renewals: set[asyncio.Task[None]] = set()
         self._pair = PairCore(options)
-        self.service._join_pair()
+        self.service._join_pair(self._pair.star.look)
 
     @property
     def endpoint(self) -> str:

@@ -87,7 +87,7 @@ class Broker(Service):
             fields["endpoints"] = self.endpoints
         return fields
 
-    def _join_pair(self) -> None:
+    def _join_pair(self, look: Callable[[float], None]) -> None:
         self._core = PairedBrokerCore(self._core.options)
 
     def _attach(self, reactor: Reactor) -> None:

@@ -50,5 +50,5 @@ class LazyPirateServer(Server):
         )
         super().__init__(LazyServerCore(options), endpoints, handler=handler, settings=settings, on_event=on_event)
 
-    def _join_pair(self) -> None:
-        self._core = PairedLazyServerCore(self._core.options)
+    def _join_pair(self, look: Callable[[float], None]) -> None:
+        self._core = PairedLazyServerCore(self._core.options, look)

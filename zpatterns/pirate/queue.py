@@ -110,7 +110,7 @@ class SimplePirateQueue(_Queue):
         )
         super().__init__(SimpleQueueCore(options), frontend, backend, settings, on_event)
 
-    def _join_pair(self) -> None:
+    def _join_pair(self, look: Callable[[float], None]) -> None:
         self._core = PairedSimpleQueueCore(self._core.options)
 
 
@@ -157,7 +157,7 @@ class ParanoidPirateQueue(_Queue):
         )
         super().__init__(ParanoidQueueCore(options), frontend, backend, settings, on_event)
 
-    def _join_pair(self) -> None:
+    def _join_pair(self, look: Callable[[float], None]) -> None:
         self._core = PairedParanoidQueueCore(self._core.options)
 
 

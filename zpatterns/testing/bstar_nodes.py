@@ -77,8 +77,8 @@ class StarLane(SimLane):
         self._next_errand()
 
     def _ask_fence(self, errand: Errand) -> None:
-        """There and back takes time, and the fence may be out of reach."""
-        delay = self._pause("fence", 0.2)
+        """There and back takes time, more than is waited for now and then, and the fence may be out of reach."""
+        delay = self._pause("fence", self.node.chance.pick((0.2, 0.2, 0.2, 2.0)))
         self.node.world.clock.call_later(delay, self._at_fence, errand, self.node.incarnation)
 
     def _at_fence(self, errand: Errand, incarnation: int) -> None:
@@ -89,7 +89,8 @@ class StarLane(SimLane):
         if not lost:
             answer = getattr(world.fence, errand.what)(node.name, errand.number)
         if incarnation == node.incarnation:
-            node.later(world.clock.now() + self._pause("fence", 0.2), self._from_fence, errand, lost, answer)
+            back = self._pause("fence", node.chance.pick((0.2, 0.2, 0.2, 2.0)))
+            node.later(world.clock.now() + back, self._from_fence, errand, lost, answer)
 
     def _from_fence(self, errand: Errand, lost: bool, answer: Any) -> None:
         star, now = self.core.star, self.driver.now()
@@ -118,7 +119,7 @@ class StarNode(ServerNode):
     def __init__(
         self, world: BinaryStarWorld, name: str, options: StarOptions, server: ServerOptions, settings: SocketSettings
     ) -> None:
-        super().__init__(world, name, lambda: PairedLazyServerCore(server), settings)
+        super().__init__(world, name, lambda: PairedLazyServerCore(server, self.pair.star.look), settings)
         self.options = options
         self._server = server
         self.is_ready = False
@@ -126,10 +127,8 @@ class StarNode(ServerNode):
         self.promoted_at = float("-inf")
 
     def boot(self) -> None:
-        hosted = PairedLazyServerCore(self._server)
-        self.core = hosted
         self.pair = LanePair(self.options)
-        self.pair.hosted = hosted
+        self.core = self.pair.hosted = PairedLazyServerCore(self._server, self.pair.star.look)
         self.lane = StarLane(self, self.pair, self._settings, self._server.concurrency)
         self.driver = self.lane.driver
         self.driver.bind(PORT, SocketKind.ROUTER, self.endpoint)
