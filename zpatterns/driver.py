@@ -225,26 +225,27 @@ class Driver:
                     self._carry_out(command, now)
                 if self._turn_again:
                     continue  # a callback has called the core: what that asks for comes before anything is sent
+                ports = core.ports_to_send()
+                if not ports:
+                    break
                 failures: list[tuple[PortId, Frames, SendFailure]] = []
                 heard = False
-                ports = core.ports_to_send()
-                if ports:
-                    for port in tuple(ports):
-                        link = links.get(port)
-                        if link is not None and link is not draining and not link.routed and self._hear(link, now):
-                            heard = True
-                            break
-                        messages = core.messages_to_send(port)
-                        if link is None:
-                            failures.extend((port, frames, SendFailure.UNREACHABLE) for frames in messages)
-                            continue
-                        link.send(messages, now, failures)
-                        if link is not draining:
-                            self._sent_on.add(link)
-                        if link.blocked:
-                            self._blocked.add(link)
-                    for port, frames, reason in failures:
-                        core.send_failed(port, frames, reason, now)
+                for port in tuple(ports):
+                    link = links.get(port)
+                    if link is not None and link is not draining and not link.routed and self._hear(link, now):
+                        heard = True
+                        break
+                    messages = core.messages_to_send(port)
+                    if link is None:
+                        failures.extend((port, frames, SendFailure.UNREACHABLE) for frames in messages)
+                        continue
+                    link.send(messages, now, failures)
+                    if link is not draining:
+                        self._sent_on.add(link)
+                    if link.blocked:
+                        self._blocked.add(link)
+                for port, frames, reason in failures:
+                    core.send_failed(port, frames, reason, now)
                 if not failures and not heard:
                     break
         except Exception as error:

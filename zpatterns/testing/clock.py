@@ -83,10 +83,10 @@ class FakeClock:
 
     def run_until(self, when: float, limit: int | None = None) -> int:
         """:meth:`advance` to an absolute time, with no more than `limit` callbacks. Returns how many there were."""
-        heap = self._heap
+        heap, pop = self._heap, heapq.heappop
         called = 0
         while heap and heap[0][0] <= when and not self._halted and called != limit:
-            due, _, timer = heapq.heappop(heap)
+            due, _, timer = pop(heap)
             callback = timer.callback
             if callback is None:
                 continue

@@ -7,44 +7,92 @@ timers and the outboxes of full peers are the code that runs in production. :cla
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
-
-import zmq
 
 from zpatterns.core import Command, Core, Event, Frames, PortId, Rng, SendFailure, SocketKind
 from zpatterns.driver import Driver
 from zpatterns.reactor import Reactor, ReactorDriver
 from zpatterns.sockets import POLLIN, POLLOUT, Link, SocketSettings
 from zpatterns.telemetry import Telemetry
-from zpatterns.testing.simsocket import End, SimSocket
-from zpatterns.transfer import PlainTransfer
+from zpatterns.testing.simsocket import SimSocket
+from zpatterns.transfer import Sent
 
 if TYPE_CHECKING:
+    import zmq
+
     from zpatterns.testing.world import Node
 
-_SNDMORE = int(zmq.SNDMORE)
+
+class SimTransfer:
+    """A simulated socket's messages, in and out: what is read and what was taken is told to the world's observers."""
+
+    __slots__ = ("_link", "_sim", "_world")
+
+    def __init__(self, link: SimLink) -> None:
+        self._link = link
+        self._sim = link.sim
+        self._world = link.node.world
+
+    def events(self) -> int:
+        sim = self._sim
+        return (POLLIN if sim.look() else 0) | (POLLOUT if sim.writable() else 0)
+
+    def receive(self, budget: int) -> list[Frames]:
+        sim, told = self._sim, self._world.read
+        batch: list[Frames] = []
+        while len(batch) < budget:
+            frames = sim.receive()
+            if frames is None:
+                sim.process()
+                frames = sim.receive()
+                if frames is None:
+                    break
+            told(self._link, frames)
+            batch.append(frames)
+        return batch
+
+    def send(self, messages: list[Frames], start: int, stop: int) -> Sent:
+        sim, network, told = self._sim, self._sim.network, self._world.taken
+        for at in range(start, stop):
+            frames = messages[at]
+            if sim.kind is SocketKind.PUB:
+                told(self._link, frames)
+                sim.publish(frames)
+                continue
+            end = sim.choose(frames[0])
+            if isinstance(end, int):
+                return at, end, False
+            if network.midway and any(network.breaks_midway(end) for _ in frames[1:]):
+                # router.cpp swallows the rest without a word; lb.cpp, which knows no other end for it, says so.
+                if sim.routed:
+                    continue
+                return at, errno.EAGAIN, True
+            told(self._link, frames)
+            network.write(end, frames[1:] if sim.routed else list(frames))
+        return stop, 0, False
 
 
 class SimLink(Link):
     """A link over a simulated socket. Outboxes, retries and failures are :class:`~zpatterns.sockets.Link`'s own."""
 
-    __slots__ = ("_end", "_flushing", "_node", "_number", "_parts", "_swallowing", "sim")
+    __slots__ = ("_flushing", "_node", "_number", "_world", "sim")
+
+    sim: SimSocket
 
     def __init__(self, node: Node, kind: SocketKind, port: PortId, settings: SocketSettings) -> None:
         # In the place of Link's own, which makes a real socket.
         self.sim = SimSocket(node.world.network, node, kind, settings, f"{node.name}:{port}")
         self._node = node
+        self._world = node.world
         self._number = node.world.number()
         self._settings = settings
         self._boxes = {}
         self._boxed_bytes = 0
-        self._parts: list[bytes] = []
-        self._end: End | None = None
         self._flushing = False
-        self._swallowing = False
         self.routed = kind is SocketKind.ROUTER
-        self._transfer = PlainTransfer(list, self.sim.receive, self._push, self.routed)
+        self._transfer = SimTransfer(self)
         self.port = port
         self.closed = False
         self.oversize = 0
@@ -89,29 +137,11 @@ class SimLink(Link):
         return self._number
 
     def events(self) -> int:
-        sim = self.sim
-        sim.process()
-        events = POLLIN if sim.readable() else 0
-        if self._boxes and not self.routed and sim.writable():
-            events |= POLLOUT
-        return events
-
-    def receive(self, budget: int) -> list[Frames]:
-        sim = self.sim
-        batch: list[Frames] = []
-        while len(batch) < budget:
-            frames = sim.receive()
-            if frames is None:
-                sim.process()
-                frames = sim.receive()
-                if frames is None:
-                    break
-            self._node.world.read(self, frames)
-            batch.append(frames)
-        return batch
+        # Without the question for POLLOUT where the answer is of no use.
+        return super().events() if self._boxes else POLLIN if self.sim.look() else 0
 
     def send(self, messages: list[Frames], now: float, failures: list[tuple[PortId, Frames, SendFailure]]) -> None:
-        world = self._node.world
+        world = self._world
         if not self._flushing:
             for frames in messages:
                 world.asked(self, frames)
@@ -136,33 +166,6 @@ class SimLink(Link):
             self.closed = True
             self._boxes.clear()
             self.sim.close(linger)
-
-    def _push(self, frame: bytes, flags: int) -> None:
-        """``zmq_send`` of one frame."""
-        more = flags & _SNDMORE
-        if self._swallowing:
-            self._swallowing = bool(more)
-            return
-        sim, parts = self.sim, self._parts
-        if not parts:
-            if sim.kind is not SocketKind.PUB:
-                self._end = sim.choose(frame)
-        elif sim.network.breaks_midway(self._end):
-            # lb.cpp and router.cpp: the rest of the message is swallowed; a ROUTER does not even say so.
-            self._swallowing = bool(more)
-            self._parts = []
-            if not self.routed:
-                raise zmq.Again()
-            return
-        parts.append(frame)
-        if more:
-            return
-        self._parts = []
-        self._node.world.taken(self, parts)
-        if sim.kind is SocketKind.PUB:
-            sim.publish(parts)
-        elif self._end is not None:
-            sim.network.write(self._end, parts[1:] if self.routed else parts)
 
 
 class SimTelemetry(Telemetry):

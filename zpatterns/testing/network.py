@@ -134,11 +134,11 @@ class Network:
             self._truncate(side, side.wire, 0)
             self._finish(side)
 
-    def breaks_midway(self, end: End | None) -> bool:
+    def breaks_midway(self, end: End) -> bool:
         """Whether the connection breaks here and now, within a message."""
-        if end is not None and end.connector is not None and end.connector.peer_id:
+        if end.connector is not None and end.connector.peer_id:
             return False  # such a pipe is kept, and with it the message
-        if not self.midway or end is None or not self.chance.happens(self.midway):
+        if not self.midway or not self.chance.happens(self.midway):
             return False
         self._truncate(end, end.wire, 0)
         self._finish(end)
@@ -247,7 +247,8 @@ class Network:
 
     def _finish(self, end: End) -> None:
         """The other side will find the connection's end behind what is on the wire."""
-        end.wire.append((self._arrival(end), _EOF, self.clock.now()))
+        now = self.clock.now()
+        end.wire.append((self._arrival(end, now), _EOF, now))
         if end.flying is None and not end.held:
             self._fly(end)
 
@@ -268,10 +269,13 @@ class Network:
         if end.connector is not None:
             end.connector.broken()
 
-    def _arrival(self, end: End) -> float:
-        when = self.clock.now() + self.latency(end.host, end.peer.host)
-        slow = self._slow.get((end.host.name, end.peer.host.name)) if self._slow else None
-        earliest = end.last_arrival + slow if slow else end.last_arrival
+    def _arrival(self, end: End, now: float) -> float:
+        latency = end.latency
+        if latency is None:
+            latency = end.latency = self.latency(end.host, end.peer.host)
+        when, earliest = now + latency, end.last_arrival
+        if self._slow:
+            earliest += self._slow.get((end.host.name, end.peer.host.name), 0.0)
         if when < earliest:
             when = earliest
         end.last_arrival = when
@@ -282,14 +286,13 @@ class Network:
         if end.over or end.host.paused_at is not None:
             return
         out, wire = end.out, end.wire
-        now = self.clock.now()
-        hwm = end.socket.settings.send_hwm
-        half = (hwm + 1) // 2
-        while out and len(wire) < self.window:
-            wire.append((self._arrival(end), out.popleft(), now))
-            end.taken += 1
-            if hwm and end.taken % half == 0:
-                end.socket.post(WRITE, end, end.taken)
+        if out and len(wire) < self.window:
+            now, batch = self.clock.now(), end.socket.send_batch
+            while out and len(wire) < self.window:
+                wire.append((self._arrival(end, now), out.popleft(), now))
+                end.taken += 1
+                if batch and end.taken % batch == 0:
+                    end.socket.post(WRITE, end, end.taken)
         if end.closing and not out:
             end.gone = True
             self._finish(end)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import zmq
-
 from zpatterns.core import Command, Frames, SocketKind
 from zpatterns.errors import RemoteError, RequestTimeout
 from zpatterns.pirate.paranoid_queue_core import ParanoidQueueCore
@@ -274,11 +272,9 @@ class Connection:
         while self._unsent and not socket.closed:
             frames, attempts = self._unsent[0]
             if not attempts.is_over:
-                try:
-                    end = socket.choose(frames[0])
-                except zmq.Again:
+                end = socket.choose(frames[0])
+                if isinstance(end, int):
                     return
-                assert end is not None
                 world.note(self._name, "sent", frames)
                 self._open[frames[0]] = attempts
                 world.network.write(end, list(frames))
@@ -332,11 +328,8 @@ class HostileNode(Node):
         self.later(world.clock.now() + world.lease * 0.2 * chance.random(), self._attack)
 
     def _send(self, socket: SimSocket, frames: Frames) -> None:
-        try:
-            end = socket.choose(frames[0])
-        except zmq.Again:
-            return
-        if end is not None:
+        end = socket.choose(frames[0])
+        if not isinstance(end, int):
             self.world.note(socket.name, "sent", frames)
             self.world.network.write(end, list(frames))
 

@@ -7,8 +7,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import zmq
-
 from zpatterns.core import Frames, SocketKind
 from zpatterns.sockets import SocketSettings
 
@@ -51,6 +49,7 @@ class End:
         "host",
         "inbox",
         "last_arrival",
+        "latency",
         "lost",
         "out",
         "over",
@@ -80,6 +79,7 @@ class End:
         self.wire: deque[tuple[float, Any, float]] = deque()
         self.written = self.taken = self.reported = 0
         self.last_arrival = 0.0
+        self.latency: float | None = None  # of its path, once it was asked for
         self.flying: Timer | None = None  # a callback for the head of the wire is due
         self.held = False  # the head cannot arrive; somebody calls when it can
         # What it receives.
@@ -95,8 +95,7 @@ class End:
 
     @property
     def full(self) -> bool:
-        hwm = self.socket.settings.send_hwm
-        return 0 < hwm <= self.written - self.reported
+        return 0 < self.socket.send_hwm <= self.written - self.reported
 
 
 class Connector:
@@ -230,6 +229,10 @@ class SimSocket:
         "name",
         "network",
         "notify",
+        "receive_batch",
+        "routed",
+        "send_batch",
+        "send_hwm",
         "settings",
         "signalled",
     )
@@ -238,8 +241,13 @@ class SimSocket:
         self.network = network
         self.host = host
         self.kind = kind
+        self.routed = kind is SocketKind.ROUTER
         self.settings = settings
         self.name = name
+        # How many messages are taken until the other end is told, so that it knows of room (pipe.cpp, compute_lwm).
+        self.send_hwm = settings.send_hwm
+        self.send_batch = (settings.send_hwm + 1) // 2
+        self.receive_batch = (settings.receive_hwm + 1) // 2
         self.immediate = kind in (SocketKind.DEALER, SocketKind.REQ)
         self.closed = False
         self.notify: Callable[[], None] | None = None
@@ -270,26 +278,23 @@ class SimSocket:
         for end in self.ends:
             self.network.write(end, (prefix,))
 
-    def choose(self, first: bytes) -> End | None:
-        """The end that takes a message beginning with this frame; None where it is dropped.
-
-        Errors: :class:`zmq.Again`; :class:`zmq.ZMQError` with EHOSTUNREACH.
-        """
+    def choose(self, first: bytes) -> End | int:
+        """The end that takes a message beginning with this frame, or the errno with which it is refused: EAGAIN, or
+        EHOSTUNREACH."""
         if self.network.clock.now() > self._processed_at + _THROTTLE:
             self.process()
-        if self.kind is SocketKind.ROUTER:
-            end = self.by_id.get(first)
-            if end is None or (end.lost and not end.full):
-                raise zmq.ZMQError(errno.EHOSTUNREACH)
-            if end.full:
-                raise zmq.Again()
-            return end
-        for _ in range(len(self.ends)):
-            end = self.ends.pop(0)
-            self.ends.append(end)
+        if self.routed:
+            known = self.by_id.get(first)
+            if known is None or (known.lost and not known.full):
+                return errno.EHOSTUNREACH
+            return errno.EAGAIN if known.full else known
+        ends = self.ends
+        for _ in range(len(ends)):
+            end = ends.pop(0)
+            ends.append(end)
             if not end.lost and not end.full:
                 return end
-        raise zmq.Again()
+        return errno.EAGAIN
 
     def publish(self, frames: Frames) -> None:
         """Send to every subscriber of the first frame's beginning that has room."""
@@ -310,20 +315,21 @@ class SimSocket:
                 continue
             frames = end.inbox.popleft()
             end.read += 1
-            hwm = self.settings.receive_hwm
-            if hwm and end.read % ((hwm + 1) // 2) == 0:
+            batch = self.receive_batch
+            if batch and end.read % batch == 0:
                 end.seen = end.read
                 if end.connected and end.peer.held:
                     self.network.release(end.peer)
             active.rotate(-1)
-            if self.kind is SocketKind.ROUTER:
+            if self.routed:
                 return [end.peer_id, *frames]
             if self.kind is not SocketKind.SUB or any(frames[0].startswith(prefix) for prefix in self._subscriptions):
                 return frames
         return None
 
-    def readable(self) -> bool:
-        """Whether a message waits, as far as the socket knows."""
+    def look(self) -> bool:
+        """Look at the commands, which takes the descriptor's signal away; whether a message waits."""
+        self.process()
         active = self.active
         while active and not active[0].inbox:
             self._empty(active.popleft())
@@ -334,7 +340,7 @@ class SimSocket:
         return any(not end.lost and not end.full for end in self.ends)
 
     def process(self) -> None:
-        """Look at the commands, which takes the descriptor's signal away."""
+        """:meth:`look` without the question."""
         self._processed_at = self.network.clock.now()
         self.signalled = False
         if not self._pending:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
+from typing import Final
+
+_PLAIN: Final = (str, int, float, type(None))
+_GROUPS: Final = (list, tuple, set, frozenset, deque)
 
 
 def reachable_frames(root: object, prefix: bytes) -> int:
@@ -12,7 +17,7 @@ def reachable_frames(root: object, prefix: bytes) -> int:
     stack: list[object] = [root]
     while stack:
         item = stack.pop()
-        if isinstance(item, str | int | float | type(None)) or id(item) in seen:
+        if isinstance(item, _PLAIN) or id(item) in seen:
             continue
         seen.add(id(item))
         if isinstance(item, bytes):
@@ -20,11 +25,19 @@ def reachable_frames(root: object, prefix: bytes) -> int:
         elif isinstance(item, dict):
             stack += item.keys()
             stack += item.values()
-        elif isinstance(item, list | tuple | set | frozenset | deque):
+        elif isinstance(item, _GROUPS):
             stack += item
         elif type(item).__module__.startswith("zpatterns."):
             stack += vars(item).values() if hasattr(item, "__dict__") else ()
-            for kind in type(item).__mro__:
-                names = getattr(kind, "__slots__", ())
-                stack += [getattr(item, name, None) for name in ((names,) if isinstance(names, str) else names)]
+            stack += [getattr(item, name, None) for name in _slots(type(item))]  # type: ignore[arg-type]
     return found
+
+
+@functools.cache
+def _slots(kind: type) -> tuple[str, ...]:
+    """The names of all slots of a class and those it is derived from."""
+    found: list[str] = []
+    for base in kind.__mro__:
+        names = getattr(base, "__slots__", ())
+        found += (names,) if isinstance(names, str) else names
+    return tuple(found)
