@@ -116,9 +116,58 @@ def test_one_that_is_added_again_is_asked_again():
     client.step(client.core.remove_server, A, client.now)
     assert client.call(1)[0][0] == B
     client.step(client.core.add_server, A, client.now)
-    assert client.core.endpoints == (A, B)
+    assert client.core.endpoints == (B, A), "the last in order, as any other that is added"
     client.until(START + 2)
     assert client.take() == [(A, [b"", b"hello"])]
+
+
+def test_a_server_that_was_removed_is_not_counted():
+    """A new round begins after a pause, and one server that is left is a round."""
+    client = failover(A, B, C)
+    client.step(client.core.remove_server, A, client.now)
+    client.step(client.core.remove_server, C, client.now)
+    client.call(1)
+    client.hear(B, b"", ERROR, b"429", b"no room")
+    client.advance(0.249)
+    assert client.take() == []
+    client.advance(0.002)
+    assert client.take() == [(B, [b"", b"hello"])]
+
+
+@pytest.mark.parametrize("gone", [A, C])
+def test_the_others_keep_their_connections_when_one_is_removed(gone):
+    client = failover(A, B, C)
+    client.call(1)
+    client.until(START + 2)
+    client.step(client.core.remove_server, gone, client.now)
+    client.asked()
+    client.hear(B, b"", b"x")
+    assert client.delivered() == [(1, [b"x"])]
+    assert client.call(2) == [(B, [b"", b"hello"])]
+    assert client.asked(Open) == [], "it goes over the same one"
+
+
+def test_a_call_that_pauses_before_a_server_that_is_removed_asks_another():
+    client = failover(A, B)
+    client.call(1)
+    for where in (A, B):
+        client.hear(where, b"", ERROR, b"429", b"no room")
+        client.advance(0.0)
+    client.step(client.core.remove_server, A, client.now)
+    client.take()
+    client.advance(1.0)
+    assert client.take() == [(B, [b"", b"hello"])]
+
+
+def test_servers_come_and_go_and_leave_nothing_behind():
+    client = failover(A, B)
+    for number in range(200):
+        client.step(client.core.add_server, f"tcp://127.0.0.1:{number + 10}", client.now)
+        client.call(number)
+        client.step(client.core.remove_server, client.core.endpoints[0], client.now)
+        client.advance(0.0)
+    assert len(client.core.endpoints) == 2
+    assert len(client.core._endpoints) == len(client.core._idle) == 2
 
 
 def test_a_server_that_is_unknown_and_the_last_one_cannot_be_removed():

@@ -118,10 +118,10 @@ MUTANTS: Sequence[Mutant] = (
         "            self._send_to(server, frames)\n",
     ),
     _freelance(
-        "freelance-failover-keeps-connections-of-removed-servers",
+        "freelance-failover-goes-on-asking-removed-servers",
         FAILOVER,
-        "        while call.endpoint in self._removed:\n",
-        "        while False:\n",
+        "        self._forget(number)\n",
+        "",
     ),
     _freelance(
         "freelance-failover-takes-any-message",

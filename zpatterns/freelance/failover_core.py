@@ -5,12 +5,10 @@ The model has no ids, so each open request has a connection of its own: see :mod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from zpatterns.calls_core import CallsCore
 from zpatterns.calls_state import Call, Connection
-from zpatterns.core import Frames, Rng
-from zpatterns.freelance.servers_core import ClientOptions, FreelanceStatistics, no_answer
+from zpatterns.core import Frames
+from zpatterns.freelance.servers_core import FreelanceStatistics, no_answer
 from zpatterns.wire import req_body, req_message
 
 
@@ -19,11 +17,6 @@ class FailoverCore(CallsCore[Call]):
 
     All calls ask the server that answered last; when one does not, they turn to the next.
     """
-
-    def __init__(self, endpoints: Sequence[str], options: ClientOptions, rng: Rng) -> None:
-        super().__init__(endpoints, options, rng)
-        # A server that was removed keeps its number, since calls and connections know it by that.
-        self._removed: set[int] = set()
 
     def start(self, now: float) -> None:
         """Nothing is opened before it is used."""
@@ -37,25 +30,24 @@ class FailoverCore(CallsCore[Call]):
     @property
     def endpoints(self) -> tuple[str, ...]:
         """The servers' endpoints, in their order."""
-        return tuple(one for number, one in enumerate(self._endpoints) if number not in self._removed)
+        return self._endpoints
 
     def add_server(self, endpoint: str, now: float) -> None:
-        """One server more; nothing happens if it is there already."""
-        if endpoint in self._endpoints:
-            self._removed.discard(self._endpoints.index(endpoint))
-        else:
+        """One server more, the last in order; nothing happens if it is there already."""
+        if endpoint not in self._endpoints:
             self._endpoints += (endpoint,)
             self._idle.append([])
 
     def remove_server(self, endpoint: str, now: float) -> None:
         """Forget a server; calls that wait for it turn to the others. Errors: ValueError for one that is unknown, and
         for the last."""
-        if endpoint not in self.endpoints:
-            raise ValueError(f"{endpoint!r} is none of this client's servers: {', '.join(self.endpoints)}")
-        if len(self.endpoints) == 1:
+        if endpoint not in self._endpoints:
+            raise ValueError(f"{endpoint!r} is none of this client's servers: {', '.join(self._endpoints)}")
+        if len(self._endpoints) == 1:
             raise ValueError(f"{endpoint!r} is the last server of this client: add another one before you remove it")
         number = self._endpoints.index(endpoint)
-        self._removed.add(number)
+        if self._preferred == number:
+            self._preferred = (number + 1) % len(self._endpoints)
         for connection in list(self._connections.values()):
             if connection.endpoint != number:
                 continue
@@ -65,11 +57,18 @@ class FailoverCore(CallsCore[Call]):
             self._close(connection)
             if call is not None and call.endpoint == number and call.retry_at is None:
                 self._attempt_failed(call, "removed", now, self._timeout(call, now))
+        self._forget(number)
 
-    def _attempt(self, call: Call, now: float, window_end: float) -> None:
-        while call.endpoint in self._removed:
-            call.endpoint = (call.endpoint + 1) % len(self._endpoints)
-        super()._attempt(call, now, window_end)
+    def _forget(self, number: int) -> None:
+        """Nothing is open with this server: those behind it move up, and whoever was to ask it asks the next."""
+        self._endpoints = self._endpoints[:number] + self._endpoints[number + 1 :]
+        del self._idle[number]
+        for connection in self._connections.values():
+            connection.endpoint -= connection.endpoint > number
+        for call in self._calls.values():
+            call.endpoint = (call.endpoint - (call.endpoint > number)) % len(self._endpoints)
+        if self._preferred > number:
+            self._preferred -= 1
 
     def _pause(self, call: Call) -> float:
         """None before a server that was not asked yet."""
@@ -90,7 +89,7 @@ class FailoverCore(CallsCore[Call]):
     # Telling.
 
     def _no_answer(self, call: Call, elapsed: float) -> str:
-        return no_answer(self.endpoints, call, elapsed)
+        return no_answer(self._endpoints, call, elapsed)
 
     def statistics(self) -> FreelanceStatistics:  # type: ignore[override]
         return FreelanceStatistics(
@@ -103,6 +102,6 @@ class FailoverCore(CallsCore[Call]):
             pings=0,
             waiting=self._waiting_count,
             in_flight=self._in_flight,
-            servers=dict.fromkeys(self.endpoints, "unknown"),
+            servers=dict.fromkeys(self._endpoints, "unknown"),
             dropped=dict(self._drops.totals),
         )
