@@ -13,6 +13,7 @@ from zpatterns.bstar.pair_core import PairCore
 from zpatterns.core import Errand, Frames, Open
 from zpatterns.mdp.broker_state import BrokerOptions
 from zpatterns.mdp.paired_broker_core import PairedBrokerCore
+from zpatterns.paired_core import Stateless
 from zpatterns.pirate.paired_lazy_server_core import PairedLazyServerCore
 from zpatterns.pirate.paired_queue_core import PairedParanoidQueueCore, PairedSimpleQueueCore
 from zpatterns.pirate.queue_state import QueueOptions
@@ -23,20 +24,20 @@ REMOTE = "tcp://127.0.0.1:5004"
 PRIMARY, BACKUP, ACTIVE, PASSIVE = b"1", b"2", b"3", b"4"
 
 
-class _Recorder:
+class _Recorder(Stateless):
     """An application that says when it was told what."""
 
     def __init__(self) -> None:
         self.serves = False
-        self.told: list[tuple[str, float]] = []
+        self.calls: list[tuple[str, float]] = []
 
     def take_over(self, now: float) -> None:
         self.serves = True
-        self.told.append(("take over", now))
+        self.calls.append(("take over", now))
 
     def stand_by(self, now: float) -> None:
         self.serves = False
-        self.told.append(("stand by", now))
+        self.calls.append(("stand by", now))
 
 
 class Star(Harness[StarCore]):

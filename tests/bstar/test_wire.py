@@ -49,7 +49,7 @@ def test_a_frame_beyond_every_measure_is_none():
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        (b"epoch=7 port=5556 unknown", PeerState(3, 7, None, None)),
+        (b"epoch=7 pork=5556 unknown", PeerState(3, 7, None, None)),
         (b"epoch=7 epoch=9", PeerState(3, 7, None, None)),
         (b"epoch=-1 interval=-1 liveness=-2", PeerState(3)),
         (b"epoch= interval= liveness=", PeerState(3)),

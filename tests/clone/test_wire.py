@@ -45,7 +45,7 @@ def test_the_commands_of_our_extension():
     assert wire.zpack(UUID, 200, 258) == [b"ZPACK", UUID, b"200", b"\0\0\0\0\0\0\1\2"]
     assert wire.zplast(b"/a/") == [b"ZPLAST", b"/a/"]
     assert wire.zplast_answer(b"/a/", 258) == [b"ZPLAST", b"/a/", b"\0\0\0\0\0\0\1\2"]
-    assert wire.zphave(258) == [b"ZPHAVE", b"\0\0\0\0\0\0\1\2"]
+    assert wire.zphave(258, b"life") == [b"ZPHAVE", b"\0\0\0\0\0\0\1\2", b"life"]
     assert (wire.OK, wire.CONFLICT, wire.TOO_LARGE, wire.NOT_ACTIVE) == (200, 409, 413, 503)
 
 
@@ -76,7 +76,7 @@ def test_answers_come_back(code):
     assert wire.parse_zpack(wire.zpack(UUID, code, 5)) == (UUID, code, 5)
     assert wire.parse_zplast(wire.zplast(b"/a/")) == b"/a/"
     assert wire.parse_zplast_answer(wire.zplast_answer(b"", 5)) == (b"", 5)
-    assert wire.parse_zphave(wire.zphave(5)) == 5
+    assert wire.parse_zphave(wire.zphave(5, b"life")) == (5, b"life")
     assert wire.parse_icanhaz(wire.icanhaz(b"")) == b""
 
 
@@ -132,7 +132,9 @@ def test_what_is_no_pair(frames):
         (wire.parse_zpack, [b"ZPACK", UUID, b"200", bytes(7)]),
         (wire.parse_zplast, [b"ZPLAST", b"no-subtree"]),
         (wire.parse_zplast_answer, [b"ZPLAST", b"", b"5"]),
-        (wire.parse_zphave, [b"ZPHAVE", b""]),
+        (wire.parse_zphave, [b"ZPHAVE", b"", b"life"]),
+        (wire.parse_zphave, [b"ZPHAVE", bytes(8)]),
+        (wire.parse_zphave, [b"ZPHAVE", bytes(8), b""]),
     ],
 )
 def test_what_is_no_command(parse, frames):

@@ -23,10 +23,13 @@ from zpatterns.bstar.bstar_state import (
     StarStatistics,
     State,
     Verdict,
+    compare_copies,
+    differences,
 )
 from zpatterns.bstar.lease_core import ON_ACTIVE, ON_PASSIVE, Lease
 from zpatterns.bstar.wire import PeerState
 from zpatterns.core import Command, Drops, Errand, Event, Frames, Open, PortId, SendFailure, SocketKind, Subscribe
+from zpatterns.paired_core import NOTHING
 
 STATE = "state"
 """The PUB on which our state goes out."""
@@ -74,7 +77,7 @@ class StarCore:
         self._peer_silent = True
         self._both_passive_since: float | None = None
         self._is_split = False
-        self._differences: dict[str, str] = {}
+        self._differences: dict[str, tuple[str, str]] = {}
         self._heartbeat_at = self._reopen_at = float("inf")
         self._tick_at: float | None = None
         self._out: dict[PortId, list[Frames]] = {STATE: [], CONTROL: []}
@@ -104,6 +107,8 @@ class StarCore:
             return wire.OK, "it is active already"
         if self._closing:
             return wire.REFUSED, "it is being stopped"
+        if self.state is State.PASSIVE and not self._application.has_copy:
+            return wire.REFUSED, "it has no full copy yet of what the other node serves with"
         peer = self._peer
         if peer is not None and peer.state == wire.ACTIVE and peer.epoch is None and now < self._peer_expiry:
             # The Guide's server ends when it hears of another active.
@@ -190,7 +195,7 @@ class StarCore:
 
     def vote(self, now: float) -> Verdict:
         """A client or worker asks this side to serve. Call :meth:`look` before."""
-        if self.state is not State.ACTIVE:
+        if self.state is not State.ACTIVE and self._application.has_copy:
             self._step(self._request(now), now, "asked to serve while the other node is silent")
         if self.serving:
             return Verdict.SERVE
@@ -240,6 +245,9 @@ class StarCore:
         self._events.append(events.BecamePassive(self.epoch, reason))
         self._stand_by(now)
 
+    def _make_way(self, now: float, reason: str) -> None:
+        self._events.append(events.MadeWay(reason))
+
     def _give_up(self, now: float, reason: str) -> None:
         """From active to passive or waiting."""
         self._step_downs += 1
@@ -259,7 +267,9 @@ class StarCore:
         self._application.take_over(now)
 
     def _next_epoch(self) -> int:
-        return min(max(self.epoch, self._seen_epoch) + 1, wire.EPOCH_MAX)
+        # What the application holds may be from an earlier life of this node.
+        known = max(self.epoch, self._seen_epoch, self._application.told().copy.epoch)
+        return min(known + 1, wire.EPOCH_MAX)
 
     def _stood_still(self, seconds: float, now: float) -> None:
         self._stalls += 1
@@ -311,7 +321,9 @@ class StarCore:
             self._both_passive_since = None
         if what is Input.PEER_ACTIVE:
             self._stop_asking(now)
+        what = compare_copies(what, self.options.primary, self._application.told().copy, peer.told.copy)
         self._step(what, now, f"the {what.value}")
+        self._application.peer_told(peer, now)
 
     def _settle_two_actives(self, peer: PeerState) -> Input:
         theirs = peer.epoch or 0
@@ -331,20 +343,10 @@ class StarCore:
 
     def _compare(self, peer: PeerState, state: State) -> None:
         """Report each difference once, until it changes."""
-        ours = self.options.liveness
-        found = {}
-        if peer.interval is not None and abs(peer.interval - ours.interval) > 1e-6 * ours.interval:
-            found["heartbeat_interval"] = f"{peer.interval:g}"
-        if peer.liveness is not None and peer.liveness != ours.liveness:
-            found["liveness"] = str(peer.liveness)
-        if state is (State.PRIMARY if self.options.primary else State.BACKUP):
-            found["role"] = self._role
-        told = self._differences
-        for what, theirs in found.items():
-            if told.get(what) != theirs:
-                value = {"heartbeat_interval": f"{ours.interval:g}", "liveness": str(ours.liveness)}.get(what)
-                self._events.append(events.PeerDiffers(what, value or self._role, theirs))
-        self._differences = found
+        before, self._differences = self._differences, differences(self.options, peer, state)
+        for what, (ours, theirs) in self._differences.items():
+            if before.get(what) != (ours, theirs):
+                self._events.append(events.PeerDiffers(what, ours, theirs))
 
     def _control(self, frames: Frames, now: float) -> None:
         depth = 2 if len(frames) > 2 and not frames[1] else 1
@@ -365,8 +367,12 @@ class StarCore:
     def _publish(self, now: float) -> None:
         if not self._left:
             liveness = self.options.liveness
+            told = self._application.told()
+            if self._closing:
+                told = told._replace(copy=NOTHING)  # whatever it holds, it will not serve with it
+            frame = wire.build(DIGITS[self.state], self.epoch, liveness.interval, liveness.liveness, told)
             # Only the latest state is news: what a node became and ceased to be within one turn nobody needs to hear.
-            self._out[STATE] = [wire.build(DIGITS[self.state], self.epoch, liveness.interval, liveness.liveness)]
+            self._out[STATE] = [frame]
             self._heartbeats += 1
             self._heartbeat_at = now + self._interval
 
@@ -415,6 +421,7 @@ class StarCore:
             if not self._peer_silent:
                 self._peer_silent = True
                 self._events.append(events.PeerSilent(now - self._heard_at))
+                self._application.peer_lost(now)
             if now >= self._reopen_at and not self._left:
                 # A connection to a machine that lost its power says nothing for long: a new one finds out.
                 self._listen(now)
@@ -469,11 +476,13 @@ _BECOME_ACTIVE, _BECOME_PASSIVE, _GIVE_UP = StarCore._become_active, StarCore._b
 
 CHANGES: Mapping[tuple[State, Input], tuple[_Action, State]] = {
     (State.PRIMARY, Input.PEER_BACKUP): (_BECOME_ACTIVE, State.ACTIVE),
+    (State.PRIMARY, Input.PEER_OLDER): (_BECOME_ACTIVE, State.ACTIVE),
     (State.PRIMARY, Input.PEER_ACTIVE): (_BECOME_PASSIVE, State.PASSIVE),
     (State.PRIMARY, Input.PEER_OUTRANKED): (_BECOME_PASSIVE, State.PASSIVE),
     (State.PRIMARY, Input.REQUEST_PEER_DEAD): (_BECOME_ACTIVE, State.ACTIVE),
     (State.PRIMARY, Input.REQUEST_ALONE): (_BECOME_ACTIVE, State.ACTIVE),
     (State.PRIMARY, Input.PROMOTE): (_BECOME_ACTIVE, State.ACTIVE),
+    (State.BACKUP, Input.PEER_OLDER): (_BECOME_ACTIVE, State.ACTIVE),
     (State.BACKUP, Input.PEER_ACTIVE): (_BECOME_PASSIVE, State.PASSIVE),
     (State.BACKUP, Input.PEER_OUTRANKED): (_BECOME_PASSIVE, State.PASSIVE),
     (State.BACKUP, Input.REQUEST_ALONE): (_BECOME_ACTIVE, State.ACTIVE),
@@ -484,6 +493,9 @@ CHANGES: Mapping[tuple[State, Input], tuple[_Action, State]] = {
     (State.PASSIVE, Input.PEER_PRIMARY): (_BECOME_ACTIVE, State.ACTIVE),
     (State.PASSIVE, Input.PEER_BACKUP): (_BECOME_ACTIVE, State.ACTIVE),
     (State.PASSIVE, Input.PEER_STUCK): (_BECOME_ACTIVE, State.ACTIVE),
+    (State.PASSIVE, Input.PEER_OLDER): (_BECOME_ACTIVE, State.ACTIVE),
+    (State.PASSIVE, Input.PEER_NEWER_THAN_PRIMARY): (StarCore._make_way, State.PRIMARY),
+    (State.PASSIVE, Input.PEER_NEWER_THAN_BACKUP): (StarCore._make_way, State.BACKUP),
     (State.PASSIVE, Input.REQUEST_PEER_DEAD): (_BECOME_ACTIVE, State.ACTIVE),
     (State.PASSIVE, Input.REQUEST_ALONE): (_BECOME_ACTIVE, State.ACTIVE),
     (State.PASSIVE, Input.PROMOTE): (_BECOME_ACTIVE, State.ACTIVE),

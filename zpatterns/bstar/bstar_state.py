@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from zpatterns.bstar import wire
+from zpatterns.paired_core import Copy, Told
 from zpatterns.timing import Liveness
 
 
@@ -28,6 +29,9 @@ class Input(enum.Enum):
     PEER_OUTRANKED = "peer is active and has the lower epoch"
     PEER_PASSIVE = "peer is passive"
     PEER_STUCK = "peer is passive for a lease"
+    PEER_OLDER = "peer waits with an older copy"
+    PEER_NEWER_THAN_PRIMARY = "peer waits with a newer copy than the primary's"
+    PEER_NEWER_THAN_BACKUP = "peer waits with a newer copy than the backup's"
     REQUEST = "request"
     REQUEST_PEER_DEAD = "request and peer dead"
     REQUEST_ALONE = "request and no primary to wait for"
@@ -90,6 +94,30 @@ class StarOptions:
             raise ValueError(f"longest_turn must be a positive number of seconds, not {self.longest_turn!r}")
 
 
+def differences(options: StarOptions, peer: wire.PeerState, state: State) -> dict[str, tuple[str, str]]:
+    """What the other node, in `state`, was given otherwise than we were: by name, our value and its."""
+    ours = options.liveness
+    found = {}
+    if peer.interval is not None and abs(peer.interval - ours.interval) > 1e-6 * ours.interval:
+        found["heartbeat_interval"] = f"{ours.interval:g}", f"{peer.interval:g}"
+    if peer.liveness is not None and peer.liveness != ours.liveness:
+        found["liveness"] = str(ours.liveness), str(peer.liveness)
+    if state is (State.PRIMARY if options.primary else State.BACKUP):
+        role = "primary" if options.primary else "backup"
+        found["role"] = role, role
+    return found
+
+
+def compare_copies(what: Input, primary: bool, ours: Copy, theirs: Copy) -> Input:
+    """Of two nodes that wait, or are stuck, the one that holds the newer copy is to serve."""
+    if what in (Input.PEER_PRIMARY, Input.PEER_BACKUP, Input.PEER_STUCK):
+        if theirs > ours:
+            return Input.PEER_NEWER_THAN_PRIMARY if primary else Input.PEER_NEWER_THAN_BACKUP
+        if theirs < ours:
+            return Input.PEER_OLDER
+    return what
+
+
 @dataclass(frozen=True, slots=True)
 class StarStatistics:
     """What a node is now, then counters since its start.
@@ -137,6 +165,19 @@ class Grant(NamedTuple):
 
 class Application(Protocol):
     """What a node decides about: it serves, or stands by."""
+
+    @property
+    def has_copy(self) -> bool:
+        """Whether it holds what it would serve with."""
+
+    def told(self) -> Told:
+        """What the other node is told of it."""
+
+    def peer_told(self, peer: wire.PeerState, now: float) -> None:
+        """The other node said what it is."""
+
+    def peer_lost(self, now: float) -> None:
+        """The other node is silent."""
 
     def take_over(self, now: float) -> None:
         """Serve from now on."""

@@ -39,6 +39,13 @@ class SteppedDown(StarEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class MadeWay(StarEvent):
+    """The node was passive and waits now, so that the other one serves: what that holds is newer."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class TwoActives(StarEvent):
     """Both nodes were active: the link between them was cut, or one stood still. The one that `stays` is told by the
     epochs, then by the role; what the other did since they parted is its application's to give up."""

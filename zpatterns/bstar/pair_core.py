@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from zpatterns.bstar.bstar_core import StarCore
 from zpatterns.bstar.bstar_state import StarOptions, StarStatistics, Verdict
+from zpatterns.bstar.wire import ACTIVE, PASSIVE, PeerState
 from zpatterns.core import Command, Drops, Event, Frames, PortId, SendFailure
-from zpatterns.paired_core import Ballot, PairedCore
+from zpatterns.paired_core import Ballot, PairedCore, Peer, Told
 
 _OWN = frozenset(StarCore.PORTS)
 
@@ -32,8 +33,24 @@ class PairCore:
 
     # The state machine's application.
 
+    @property
+    def has_copy(self) -> bool:
+        return self.hosted.has_copy
+
+    def told(self) -> Told:
+        return self.hosted.told()
+
+    def peer_told(self, peer: PeerState, now: float) -> None:
+        place = self.star.options.remote.rpartition(":")[0]
+        is_active, is_passive = peer.state == ACTIVE, peer.state == PASSIVE
+        self.hosted.peer_told(Peer(place, is_active, is_passive, peer.epoch or 0, peer.told), now)
+
+    def peer_lost(self, now: float) -> None:
+        self.hosted.peer_lost(now)
+
     def take_over(self, now: float) -> None:
         """Serve from now on, what was kept first."""
+        self.hosted.epoch = self.star.epoch
         self.hosted.take_over(now)
         held, self._held = self._held, []
         for port, batch in held:

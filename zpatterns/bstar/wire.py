@@ -10,6 +10,7 @@ import math
 from typing import NamedTuple
 
 from zpatterns.core import Frames
+from zpatterns.paired_core import Copy, Told
 
 PRIMARY_WAITING = 1
 BACKUP_WAITING = 2
@@ -37,11 +38,15 @@ class PeerState(NamedTuple):
     epoch: int | None = None
     interval: float | None = None
     liveness: int | None = None
+    told: Told = Told()
 
 
-def build(state: int, epoch: int, interval: float, liveness: int) -> Frames:
-    """The one frame of a state message; `interval` in seconds."""
-    return [b"%d epoch=%d interval=%s liveness=%d" % (state, epoch, f"{interval:.9g}".encode(), liveness)]
+def build(state: int, epoch: int, interval: float, liveness: int, told: Told | None = None) -> Frames:
+    """The one frame of a state message; `interval` in seconds. `told`: what a Clone server adds to it."""
+    frame = b"%d epoch=%d interval=%s liveness=%d" % (state, epoch, f"{interval:.9g}".encode(), liveness)
+    if told is not None and told.port is not None:
+        frame += b" port=%d copy=%d:%d life=%b" % (told.port, *told.copy, told.life)
+    return [frame]
 
 
 def parse(frames: Frames) -> PeerState | None:
@@ -56,7 +61,15 @@ def parse(frames: Frames) -> PeerState | None:
         name, _, value = field.partition(b"=")
         found.setdefault(name, value)
     interval = _seconds(found.get(b"interval"))
-    return PeerState(int(digit), _number(found.get(b"epoch")), interval, _number(found.get(b"liveness")))
+    return PeerState(int(digit), _number(found.get(b"epoch")), interval, _number(found.get(b"liveness")), _told(found))
+
+
+def _told(found: dict[bytes, bytes]) -> Told:
+    port = _number(found.get(b"port"))
+    if port is None or not 0 < port < 65534:
+        return Told()  # there are two more ports above it
+    epoch, _, sequence = found.get(b"copy", b"").partition(b":")
+    return Told(port, Copy(_number(epoch) or 0, _number(sequence) or 0), found.get(b"life", b""))
 
 
 def _number(value: bytes | None) -> int | None:

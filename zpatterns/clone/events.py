@@ -56,6 +56,31 @@ class GapFound(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CopyTaken(Event):
+    """Passive server: it has a whole copy of the active's map, `keys` keys as they were at `sequence`."""
+
+    keys: int
+    sequence: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class PassiveLags(Event):
+    """Active server: the passive one confirmed nothing for `seconds`, and `sets` were answered without it."""
+
+    level: ClassVar[str] = "warning"
+    sets: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PendingPublished(Event):
+    """Server that was just promoted: it publishes `sets` sets that the active before it had not published."""
+
+    sets: int
+
+
+@dataclass(frozen=True, slots=True)
 class WatchOverflowed(Event):
     """Client: a watch of `subtree` was not read, and ended with `changes` changes that nobody took."""
 

@@ -9,10 +9,10 @@ from contextlib import suppress
 from typing import Any
 
 from zpatterns.clone.persistence import Saver, StoreFile
-from zpatterns.clone.server_core import CloneServerCore, for_ever
+from zpatterns.clone.server_core import CloneServerCore
 from zpatterns.clone.server_state import COLLECTOR, PUBLISHER, SNAPSHOT, ServerOptions, ServerStatistics
 from zpatterns.clone.store import Pair
-from zpatterns.clone.wire import pack_sequence
+from zpatterns.clone.wire import for_ever, pack_sequence
 from zpatterns.core import Command, Event, Save, SocketKind
 from zpatterns.errors import EndpointError
 from zpatterns.reactor import Reactor, ReactorDriver

@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Iterable
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from zpatterns.clone import wire
+from zpatterns.clone.journal_core import Journal
 from zpatterns.clone.server_state import (
     COLLECTOR,
     PUBLISHER,
     SNAPSHOT,
     Change,
-    SaveFailed,
+    Era,
     ServerOptions,
     ServerStatistics,
 )
 from zpatterns.clone.snapshots_core import Snapshots
 from zpatterns.clone.store import PAIR_OVERHEAD, Pair, Store, View, size_of
-from zpatterns.core import Command, Drops, Event, Frames, PortId, Rng, Save, SendFailure, Subscribe
+from zpatterns.core import Command, Drops, Event, Frames, PortId, Rng, SendFailure, Subscribe
 
 EXPIRED_MAX = 1000
 """Keys that expire in one turn; the rest follow in the next."""
 
-GROUP_MAX = 5000
-"""Changes that are written to disk together."""
-
-SAVE_AGAIN = 1.0
-"""Seconds after which changes that could not be written are tried again."""
-
-TTL_MAX = 2**31 - 1
-
 _PARSED_MAX = 1024
-_FOR_EVER = b"ttl=0\n"
 
 
-def for_ever(properties: bytes) -> bytes:
-    """The properties of a pair without a ttl. The Guide's server, should it follow us, takes any for one not told."""
-    return _FOR_EVER + properties if properties else _FOR_EVER
+class Waiting(Protocol):
+    """A set that a client waits for. It may ask again on another connection."""
+
+    client: bytes | None
 
 
 class CloneServerCore:
@@ -66,13 +58,7 @@ class CloneServerCore:
         self._parsed: dict[bytes, tuple[int, bytes]] = {}
         self._heartbeat_at: float | None = None
         self._draining = self._stopped = False
-        # Changes that are not on disk yet: those that are being written, and those that come after.
-        self._saving: list[Change] = []
-        self._save_at: float | None = None
-        self._unsaved: deque[Change] = deque()
-        self._unsaved_bytes = 0
-        self._unsaved_keys: dict[bytes, Change] = {}
-        self._unanswered: dict[bytes, Change] = {}
+        self._journal = Journal(self.options, self._commands, self._events)
         self._updates = self._deletes = self._expired = self._answered = self._conflicts = self._refused = 0
         self._repeated = self._undelivered = self._heartbeats = 0
 
@@ -99,8 +85,7 @@ class CloneServerCore:
         elif port == SNAPSHOT:
             for frames in batch:
                 self._on_request(frames, now)
-        if self._unsaved:
-            self._save()
+        self._journal.pump()
 
     def _on_collected(self, frames: Frames, now: float) -> None:
         """A KVSET (12/CHP, "Client-to-Server Updates"). Its sequence has no significance."""
@@ -156,7 +141,7 @@ class CloneServerCore:
             self._repeated += 1
             self._answer(client, uuid, *known)
             return
-        waiting = self._unanswered.get(uuid)
+        waiting = self._unanswered(uuid)
         if waiting is not None:
             self._repeated += 1
             waiting.client = client
@@ -180,18 +165,18 @@ class CloneServerCore:
         if self._excess(key, len(properties) + len(body), bool(body)):
             self._refuse(client, uuid)
             return
-        if self.options.durable and self._is_full():
+        if self._is_full():
             # Not answered: the client asks again while it has time.
             self._drops.add("pending-full")
             return
-        self._change(key, uuid, properties, body, min(ttl, TTL_MAX), now, client)
+        self._change(key, uuid, properties, body, min(ttl, wire.TTL_MAX), now, client)
 
     def _parse(self, lines: bytes) -> tuple[int, bytes]:
         """The ttl among properties, and those that are passed on. Most clients send the same few again and again."""
         known = self._parsed.get(lines)
         if known is None:
             properties = wire.parse_properties(lines)
-            known = min(wire.ttl_of(properties), TTL_MAX), wire.foreign_properties(properties)
+            known = min(wire.ttl_of(properties), wire.TTL_MAX), wire.foreign_properties(properties)
             if len(lines) <= 64:
                 if len(self._parsed) >= _PARSED_MAX:
                     self._parsed.clear()
@@ -209,14 +194,14 @@ class CloneServerCore:
             store = self.store
             pair = store.get(key)
             more = PAIR_OVERHEAD + len(key) + size - (size_of(pair) if pair is not None else 0)
-            if store.bytes + self._unsaved_bytes + more > options.bytes_max:
+            if store.bytes + self._journal.bytes + more > options.bytes_max:
                 return "map-full"
-            if pair is None and len(store) + len(self._unsaved_keys) >= options.keys_max:
+            if pair is None and len(store) + len(self._journal.keys) >= options.keys_max:
                 return "map-full"
         return ""
 
     def _sequence_of(self, key: bytes) -> int:
-        change = self._unsaved_keys.get(key)
+        change = self._journal.keys.get(key)
         if change is not None:
             return change.sequence if change.body else 0
         return self.store.sequence_of(key)
@@ -234,12 +219,7 @@ class CloneServerCore:
             if client is not None:
                 self._acknowledge(client, uuid, sequence)
             return
-        change = Change(key, sequence, uuid, properties, body, ttl, now + ttl, client)
-        self._unsaved.append(change)
-        self._unsaved_bytes += change.size
-        self._unsaved_keys[key] = change
-        if client is not None:
-            self._unanswered[uuid] = change
+        self._journal.add(Change(key, sequence, uuid, properties, body, ttl, now + ttl, client))
 
     def _publish(
         self, key: bytes, sequence: int, uuid: bytes, properties: bytes, body: bytes, ttl: int, deadline: float
@@ -253,10 +233,14 @@ class CloneServerCore:
             previous = self.store.put((key, packed, uuid, properties, body, deadline), sequence)
             properties = b"ttl=%d\n%b" % (ttl, properties)
         else:
-            properties = for_ever(properties)
+            properties = wire.for_ever(properties)
             previous = self.store.put((key, packed, uuid, properties, body), sequence)
         self._published.append([key, packed, uuid, properties + previous, body])
         self._updates += 1
+
+    def _unanswered(self, uuid: bytes) -> Waiting | None:
+        """A set that was made and is not answered yet."""
+        return self._journal.unanswered.get(uuid)
 
     def _acknowledge(self, client: bytes, uuid: bytes, sequence: int) -> None:
         self._remember(uuid, wire.OK, sequence)
@@ -284,45 +268,31 @@ class CloneServerCore:
     # Changes that are written to disk before they are published.
 
     def _is_full(self) -> bool:
-        return (
-            len(self._unsaved) + len(self._saving) >= self.options.pending_max
-            or self._unsaved_bytes >= self.options.pending_bytes_max
-        )
-
-    def _save(self) -> None:
-        """Have the next group written; those that come in the meantime make up the one after."""
-        if not self._saving:
-            self._saving = [self._unsaved.popleft() for _ in range(min(GROUP_MAX, len(self._unsaved)))]
-            self._commands.append(Save(list(self._saving)))
+        return self._journal.is_full
 
     def saved(self, now: float) -> None:
-        """The group of the last :class:`Save` is on disk for good: publish it, and answer."""
+        """The group of the last Save is on disk for good: publish it, and answer."""
         self._now = now
-        group, self._saving = self._saving, []
-        for change in group:
-            self._unsaved_bytes -= change.size
-            if self._unsaved_keys.get(change.key) is change:
-                del self._unsaved_keys[change.key]
-            self._publish(
-                change.key,
-                change.sequence,
-                change.uuid,
-                change.properties,
-                change.body,
-                change.ttl,
-                change.deadline,
-            )
-            if change.client is not None:
-                self._unanswered.pop(change.uuid, None)
-                self._acknowledge(change.client, change.uuid, change.sequence)
-        if self._unsaved:
-            self._save()
+        for change in self._journal.saved():
+            if isinstance(change, Era):
+                self._begin_era(change)
+            else:
+                self._journal.done(change)
+                self._written(change)
+        self._journal.pump()
+
+    def _written(self, change: Change) -> None:
+        self._publish(*change.update)
+        if change.client is not None:
+            self._acknowledge(change.client, change.uuid, change.sequence)
+
+    def _begin_era(self, era: Era) -> None:
+        """Only halves of pairs have eras."""
 
     def save_failed(self, reason: str, now: float) -> None:
-        """Nothing of that group is on disk. It is tried again: nothing is lost, and nobody is told that it is safe."""
+        """Nothing of that group is on disk; it is tried again."""
         self._now = now
-        self._events.append(SaveFailed(len(self._saving), reason))
-        self._save_at = now + SAVE_AGAIN
+        self._journal.failed(reason, now)
 
     # Snapshots.
 
@@ -357,7 +327,8 @@ class CloneServerCore:
         return not self._stopped and not (port == COLLECTOR and (self._draining or self._is_full()))
 
     def commands(self) -> list[Command]:
-        commands, self._commands = self._commands, []
+        commands = self._commands.copy()
+        self._commands.clear()  # the journal adds to the same list
         return commands
 
     def send_failed(self, port: PortId, frames: Frames, reason: SendFailure, now: float) -> None:
@@ -371,23 +342,24 @@ class CloneServerCore:
     # Time.
 
     def next_timer(self) -> float | None:
-        times = (self._heartbeat_at, self.store.next_expiry(), self._snapshots.next_time(self._now), self._save_at)
+        times = [self._journal.next_timer(), self._heartbeat_at]
+        if self._heartbeat_at is not None:
+            times += [self.store.next_expiry(), self._snapshots.next_time(self._now)]
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
         self._now = now
-        if self._save_at is not None and self._save_at <= now:
-            self._save_at = None
-            self._commands.append(Save(list(self._saving)))
+        self._journal.handle_timer(now)
+        if self._heartbeat_at is None:
+            return  # not begun, or over; or half of a pair that does not serve
         for key in self.store.expired(now, EXPIRED_MAX):
             # A change on its way to the disk is newer than what has expired.
-            if key not in self._unsaved_keys:
+            if key not in self._journal.keys:
                 self._expired += 1
                 self._change(key, self._new_uuid(), b"", b"", 0, now, None)
-        if self._unsaved:
-            self._save()
+        self._journal.pump()
         self._snapshots.work(now)
-        if self._heartbeat_at is not None and self._heartbeat_at <= now:
+        if self._heartbeat_at <= now:
             # Whatever else was published: who follows a subtree sees nothing else.
             self._heartbeats += 1
             self._published.append(wire.hugz(wire.status_property(self.instance, self.store.sequence)))
@@ -403,7 +375,7 @@ class CloneServerCore:
     @property
     def drained(self) -> bool:
         """Whether no snapshot and no change is on its way."""
-        return not self._snapshots and not self._saving and not self._unsaved
+        return not self._snapshots and not self._journal
 
     def shut_down(self, now: float) -> None:
         """CHP has no goodbye: who hears no HUGZ turns to another server."""
@@ -414,15 +386,8 @@ class CloneServerCore:
         self.store.check_invariants()
         self._snapshots.check_invariants()
         options = self.options
-        pending = [*self._saving, *self._unsaved]
+        self._journal.check_invariants(self.store.sequence)
         assert self.store.sequence <= self._sequence
-        assert [change.sequence for change in pending] == sorted({change.sequence for change in pending})
-        assert not pending or self.store.sequence < pending[0].sequence, "published before it was saved"
-        assert self._unsaved_bytes == sum(change.size for change in pending)
-        assert self._unsaved_keys == {change.key: change for change in pending}
-        assert self._unanswered == {change.uuid: change for change in pending if change.client is not None}
-        assert options.durable or not pending
-        assert self._saving or not self._unsaved, "nobody writes what waits"
         assert len(self._acks) <= options.answers_max
         assert len(self.store) <= options.keys_max
         assert self.store.bytes <= options.bytes_max
@@ -455,6 +420,6 @@ class CloneServerCore:
             keys=len(self.store),
             bytes=self.store.bytes,
             joining=len(snapshots),
-            pending=len(self._saving) + len(self._unsaved),
+            pending=len(self._journal),
             dropped=dict(self._drops.totals),
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from zpatterns.clone import wire
-from zpatterns.clone.store import PAIR_OVERHEAD
+from zpatterns.clone.store import PAIR_OVERHEAD, Store
 from zpatterns.core import Event
 from zpatterns.timing import Liveness
 
@@ -53,6 +53,8 @@ class ServerStatistics:
     (409) and `refused` (413, 503) among them; `repeated`: sets that came again and were not made again;
     `snapshots`, `snapshot_keys`: sent whole; `abandoned`: clients that stopped reading theirs; `undelivered`:
     answers whose client was gone or took nothing; `dropped`: messages by reason.
+    Of half of a pair: `held`: sets that the active has not published; `unconfirmed`: sets that wait for the passive
+    half; `copies`, `gaps`: times that it took a whole copy, and that it found that it had missed something.
     """
 
     updates: int
@@ -73,6 +75,10 @@ class ServerStatistics:
     joining: int
     pending: int
     dropped: Mapping[str, int]
+    held: int = 0
+    unconfirmed: int = 0
+    copies: int = 0
+    gaps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +111,19 @@ class SaveFailed(Event):
     reason: str
 
 
+class Era:
+    """From here on the map is that of the active of `epoch`, as far as `sequence`; with `store` it is this one, whole,
+    in the place of the one before."""
+
+    __slots__ = ("begun", "epoch", "sequence", "store")
+
+    def __init__(self, epoch: int, sequence: int, store: Store | None = None) -> None:
+        self.epoch = epoch
+        self.sequence = sequence
+        self.store = store
+        self.begun = False
+
+
 class Change:
     """One update between its sequence and its publishing. `client`: who waits for an answer, if anybody does."""
 
@@ -129,6 +148,11 @@ class Change:
         self.ttl = ttl
         self.deadline = deadline
         self.client = client
+
+    @property
+    def update(self) -> tuple[bytes, int, bytes, bytes, bytes, int, float]:
+        """All but who waits for it."""
+        return self.key, self.sequence, self.uuid, self.properties, self.body, self.ttl, self.deadline
 
     @property
     def size(self) -> int:

@@ -112,6 +112,16 @@ class Snapshots:
         self._waiting.append(join)
         return True
 
+    def clear(self, store: Store) -> None:
+        """Nobody is sent anything more of the store so far; the next snapshots are of `store`."""
+        for join in list(self._joins.values()):
+            self._remove(join)
+        self._waiting.clear()
+        self._started.clear()
+        self.out = []
+        self.store.forget_view()
+        self.store = store
+
     def next_time(self, now: float) -> float | None:
         """When :meth:`work` is due; `now` while there is something to send."""
         return now if self._started or self._waiting else self._retries.next()

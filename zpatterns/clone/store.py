@@ -145,6 +145,10 @@ class Store:
             self._pages[at] = self._pages[at].copy()
         return self._pages[at]
 
+    def adopt(self, sequence: int) -> None:
+        """What was put so far is a copy of a map as it was at `sequence`: of its subtrees no more is known."""
+        self.sequence = self.floor = self._prefixes[b""].last = sequence
+
     # Views.
 
     def view(self) -> View:
@@ -164,7 +168,7 @@ class Store:
     def last(self, subtree: bytes) -> int:
         """The last sequence published in `subtree`, which may be later than that but never earlier."""
         prefix = self._prefixes.get(subtree)
-        return self.floor if prefix is None else prefix.last
+        return self.floor if prefix is None else max(prefix.last, self.floor)
 
     def _published(self, key: bytes, sequence: int, more: int) -> bytes:
         self.sequence = sequence
@@ -174,7 +178,8 @@ class Store:
             previous = b"prev=%d\n" % home.last
             home.last = sequence
         else:
-            previous = wire.previous_property([prefix.last for prefix in chain])
+            floor = self.floor
+            previous = wire.previous_property([max(prefix.last, floor) for prefix in chain])
             for prefix in chain:
                 prefix.last = sequence
         if more:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from struct import Struct
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from zpatterns.core import Frames
 
@@ -39,11 +39,17 @@ DIGITS_MAX = 19
 PREFIXES_MAX = 256
 """Numbers in ``prev`` that are read; no key of `KEY_MAX` bytes has more prefixes."""
 
+TTL_MAX = 2**31 - 1
+"""Seconds; more is taken for so many."""
+
 RESERVED_PROPERTIES = frozenset({b"ttl", b"if-seq", b"prev", b"zp", b"instance", b"seq"})
 """What has a meaning in CHP or in our extension; a server passes on all others as they came."""
 
 _SEQUENCE = Struct(">Q")
-_NO_PROPERTIES: Mapping[bytes, bytes] = {}
+Properties: TypeAlias = Mapping[bytes, bytes]
+
+_FOR_EVER = b"ttl=0\n"
+_NO_PROPERTIES: Properties = {}
 
 pack_sequence = _SEQUENCE.pack
 
@@ -177,6 +183,11 @@ def ttl_of(properties: Mapping[bytes, bytes]) -> int:
 def ttl_property(seconds: float) -> bytes:
     """The line of a ``ttl``, in whole seconds, rounded up."""
     return b"ttl=%d\n" % -int(-seconds // 1)
+
+
+def for_ever(properties: bytes) -> bytes:
+    """The properties of a pair without a ttl. The Guide's server, should it follow us, takes any for one not told."""
+    return _FOR_EVER + properties if properties else _FOR_EVER
 
 
 def status_property(instance: bytes, last: int) -> bytes:
@@ -313,14 +324,14 @@ def parse_zplast_answer(frames: Frames) -> tuple[bytes, int] | None:
     return frames[1], _SEQUENCE.unpack(frames[2])[0]
 
 
-def zphave(sequence: int) -> Frames:
-    """A passive server has all up to `sequence`."""
-    return [ZPHAVE, pack_sequence(sequence)]
+def zphave(sequence: int, life: bytes) -> Frames:
+    """A passive server has all up to `sequence`. `life`: what it calls itself in its state frame, which only the other
+    half of the pair hears; anybody could say the rest."""
+    return [ZPHAVE, pack_sequence(sequence), life]
 
 
-def parse_zphave(frames: Frames) -> int | None:
-    """The sequence."""
-    if len(frames) != 2 or frames[0] != ZPHAVE or len(frames[1]) != 8:
+def parse_zphave(frames: Frames) -> tuple[int, bytes] | None:
+    """The sequence and who says it."""
+    if len(frames) != 3 or frames[0] != ZPHAVE or len(frames[1]) != 8 or not frames[2]:
         return None
-    sequence: int = _SEQUENCE.unpack(frames[1])[0]
-    return sequence
+    return _SEQUENCE.unpack(frames[1])[0], frames[2]

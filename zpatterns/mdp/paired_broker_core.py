@@ -5,10 +5,10 @@ from __future__ import annotations
 from zpatterns.core import Frames, PortId
 from zpatterns.mdp.broker_core import BrokerCore
 from zpatterns.mdp.wire import CLIENT_1, CLIENT_2, CLIENT_REQUEST_2, READY_1, READY_2, WORKER_1, WORKER_2
-from zpatterns.paired_core import Ballot
+from zpatterns.paired_core import Ballot, Stateless
 
 
-class PairedBrokerCore(BrokerCore):
+class PairedBrokerCore(Stateless, BrokerCore):
     """REQUEST and READY are votes, heartbeats are not.
 
     Standing by it answers READY with DISCONNECT, so that workers turn to the other half, and drops REQUESTs. When it

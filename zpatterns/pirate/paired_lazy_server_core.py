@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from zpatterns.core import Cancel, Frames, PortId
-from zpatterns.paired_core import Ballot
+from zpatterns.paired_core import Ballot, Stateless
 from zpatterns.pirate.lazy_server_core import LazyServerCore
 from zpatterns.server_core import ServerOptions
 
 
-class PairedLazyServerCore(LazyServerCore):
+class PairedLazyServerCore(Stateless, LazyServerCore):
     """Every request is a vote.
 
     When it gives up, what waits is refused, which invites to ask again; what runs is stopped where that can be done,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zpatterns.core import Frames, PortId
-from zpatterns.paired_core import Ballot
+from zpatterns.paired_core import Ballot, Stateless
 from zpatterns.pirate.paranoid_queue_core import ParanoidQueueCore
 from zpatterns.pirate.queue_core import FRONT, QueueCore
 from zpatterns.pirate.queue_state import Worker
@@ -11,7 +11,7 @@ from zpatterns.pirate.simple_queue_core import SimpleQueueCore
 from zpatterns.pirate.wire import envelope_depth
 
 
-class _PairedQueueCore(QueueCore):
+class _PairedQueueCore(Stateless, QueueCore):
     """Every request of a client is a vote, and nothing of a worker is. Standing by it reads clients, and drops what
     they ask; when it gives up, the clients of what it held are invited to ask again."""
 

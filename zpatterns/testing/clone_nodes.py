@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from zpatterns.clone import wire
 from zpatterns.clone.client_core import ClientCore
 from zpatterns.clone.client_state import ClientOptions, Endpoints
-from zpatterns.clone.server_core import CloneServerCore, for_ever
+from zpatterns.clone.server_core import CloneServerCore
 from zpatterns.clone.server_state import COLLECTOR, PUBLISHER, SNAPSHOT, Change, ServerOptions
 from zpatterns.clone.store import Pair
 from zpatterns.core import Changed, Command, Deliver, Fail, Frames, Save, SocketKind
@@ -120,7 +120,7 @@ def _restored(change: Change, now: float) -> Pair:
     packed = wire.pack_sequence(change.sequence)
     if change.ttl:
         return (change.key, packed, change.uuid, change.properties, change.body, now + change.ttl)
-    return (change.key, packed, change.uuid, for_ever(change.properties), change.body)
+    return (change.key, packed, change.uuid, wire.for_ever(change.properties), change.body)
 
 
 class CloneClientNode(Node):
