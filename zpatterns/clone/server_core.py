@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection, Iterable
 from typing import ClassVar, Protocol
 
@@ -54,7 +55,8 @@ class CloneServerCore:
         self._events: list[Event] = []
         self._drops = Drops()
         self._snapshots = Snapshots(self.store, self.options, self._events, self._end_of_snapshot)
-        self._acks: dict[bytes, tuple[int, int]] = {}
+        # Ordered: what is first in a dict is found ever more slowly, the more has been deleted before it.
+        self._acks: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
         self._parsed: dict[bytes, tuple[int, bytes]] = {}
         self._heartbeat_at: float | None = None
         self._draining = self._stopped = False
@@ -260,7 +262,7 @@ class CloneServerCore:
         acks = self._acks
         acks[uuid] = code, sequence
         if len(acks) > self.options.answers_max:
-            del acks[next(iter(acks))]
+            acks.popitem(last=False)
 
     def _new_uuid(self) -> bytes:
         return self._rng.getrandbits(128).to_bytes(16, "big")
