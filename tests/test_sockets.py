@@ -16,7 +16,7 @@ import zmq
 from tests.broken_wire import Wire
 from tests.waiting import DEADLINE, until
 from zpatterns.core import Frames, PortId, SendFailure, SocketKind
-from zpatterns.errors import EndpointError, ForkedError
+from zpatterns.errors import EndpointError, ForkedError, ZPatternsError
 from zpatterns.sockets import (
     Link,
     ProcessGuard,
@@ -101,6 +101,8 @@ class TestEndpoints:
             ("udp://127.0.0.1:5555", "not tcp, ipc or inproc"),
             ("http://127.0.0.1:5555", "not tcp, ipc or inproc"),
             ("ipc://a\0b", "NUL"),
+            ("ipc:///tmp/" + "x" * 103, "longer than 107 bytes"),
+            ("ipc:///tmp/" + "ö" * 52, "longer than 107 bytes"),
             (b"tcp://127.0.0.1:5555", "not a string"),
             (None, "not a string"),
         ],
@@ -147,6 +149,17 @@ class TestEndpoints:
         until(server.events, "the message")
         assert server.receive(10)[0][1:] == [b"ball"]
         assert failures == []
+
+
+def test_a_socket_that_cannot_be_opened_is_an_error_of_ours():
+    """There may be no descriptor left; here the context has no room."""
+    with new_context() as context:
+        context.set(zmq.MAX_SOCKETS, 1)
+        with (
+            context.socket(zmq.DEALER),
+            pytest.raises(ZPatternsError, match="no socket can be opened: Too many open files"),
+        ):
+            Link(context, SocketKind.DEALER, "port", SocketSettings(), default_rng)
 
 
 class TestOptions:

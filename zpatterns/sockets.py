@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import zmq
 
 from zpatterns.core import Frames, PortId, Rng, SendFailure, SocketKind
-from zpatterns.errors import EndpointError, ForkedError
+from zpatterns.errors import EndpointError, ForkedError, ZPatternsError
 from zpatterns.transfer import Transfer, transfer
 
 POLLIN = int(zmq.POLLIN)
@@ -98,6 +98,8 @@ def check_endpoint(endpoint: str, *, bind: bool = False) -> str:
     if scheme in ("ipc", "inproc"):
         if "\0" in rest:
             raise refuse("its address holds a NUL")
+        if scheme == "ipc" and len(os.fsencode(rest)) > zmq.IPC_PATH_MAX_LEN:
+            raise refuse(f"its path is longer than {zmq.IPC_PATH_MAX_LEN} bytes")
         return endpoint
     if scheme != "tcp":
         raise refuse(f"the transport {scheme!r} is not tcp, ipc or inproc")
@@ -204,7 +206,12 @@ class Link:
         settings: SocketSettings,
         rng: Rng,
     ) -> None:
-        socket = context.socket(_KINDS[kind])
+        try:
+            socket = context.socket(_KINDS[kind])
+        except zmq.ZMQError as error:
+            raise ZPatternsError(
+                f"no socket can be opened: {error.strerror}; close some, or raise the limit on open files"
+            ) from error
         self._socket = socket
         self._settings = settings
         self.routed = kind is SocketKind.ROUTER

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import subprocess
+import sys
+from contextlib import suppress
 
 import click
 import pytest
 from click.testing import CliRunner
 
+from tests.waiting import DEADLINE
 from zpatterns import errors
 from zpatterns.cli import main
-from zpatterns.cli.base import SECONDS, Command, Failure, arguments_checked
+from zpatterns.cli.base import SECONDS, Command, Failure, Group, arguments_checked
 from zpatterns.cli.handlers import load_handler
 
 
@@ -40,6 +45,7 @@ def raising(error):
         (errors.ServiceNotFound("none"), 3),
         (errors.RequestTimeout("late"), 4),
         (errors.EndpointError("bad"), 5),
+        (OSError(errno.ENOSPC, "No space left on device"), 1),
         (KeyboardInterrupt(), 130),
     ],
 )
@@ -48,13 +54,37 @@ def test_each_failure_has_its_exit_code_and_no_traceback(error, code):
     assert result.exit_code == code
     assert "Traceback" not in result.output
     if str(error):
-        assert str(error) in result.stderr
+        assert str(getattr(error, "strerror", None) or error) in result.stderr
         assert result.stdout == ""
 
 
-def test_what_nobody_expected_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError):
-        outcome(raising(ZeroDivisionError()), catch_exceptions=False)
+@pytest.mark.parametrize("error", [ZeroDivisionError(), PermissionError(errno.EACCES, "no")], ids=repr)
+def test_what_nobody_expected_keeps_its_traceback(error):
+    with pytest.raises(type(error)):
+        outcome(raising(error), catch_exceptions=False)
+
+
+PRINTS = "import click; from zpatterns.cli.base import Command; click.command(cls=Command)(lambda: click.echo('x'))()"
+
+
+def test_a_full_disk_is_said_once():
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run([sys.executable, "-c", PRINTS], stdout=full, stderr=subprocess.PIPE, timeout=DEADLINE)
+    assert result.stderr.decode() == "Error: the output cannot be written: No space left on device\n"
+    assert result.returncode == 1
+
+
+@pytest.mark.parametrize("program", [Command("program", callback=lambda: None), Group("program")], ids=repr)
+def test_streams_that_were_closed_lead_nowhere(monkeypatch, program):
+    """As a daemon may be started; Python has None in their place."""
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    with suppress(click.UsageError):  # a group wants to know which
+        program.main([], standalone_mode=False)
+    with sys.stdin, sys.stdout, sys.stderr:
+        assert sys.stdin.buffer.read() == b""
+        for stream in (sys.stdout, sys.stderr):
+            stream.write("nobody reads this")
 
 
 def test_a_bad_value_for_a_constructor_is_a_usage_error_but_a_bad_endpoint_is_not():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import math
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
 import click
@@ -48,7 +51,32 @@ def exit_code(error: Exception) -> int:
     return EXIT_FAILED
 
 
-class Command(click.Command):
+_UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+def _open_streams() -> None:
+    """Have standard streams that were closed lead nowhere: for Python they would be None, and our sockets would get
+    their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+
+
+def _give_up_output() -> None:
+    """What could not be written is not tried again when the program ends."""
+    with suppress(OSError), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+class _Program:
+    """What is run by a console script."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        _open_streams()
+        return super().main(*args, **kwargs)  # type: ignore[misc]
+
+
+class Command(_Program, click.Command):
     """A command that turns our errors into messages and exit codes, and tells of its environment variables."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -57,6 +85,12 @@ class Command(click.Command):
         except (Failure, ZPatternsError) as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(exit_code(error))
+        except OSError as error:
+            if error.errno not in _UNWRITABLE:
+                raise
+            _give_up_output()
+            click.echo(f"Error: the output cannot be written: {error.strerror}", err=True)
+            ctx.exit(EXIT_FAILED)
         except KeyboardInterrupt:
             click.echo(err=True)
             ctx.exit(EXIT_INTERRUPTED)
@@ -72,7 +106,7 @@ class Command(click.Command):
             )
 
 
-class Group(click.Group):
+class Group(_Program, click.Group):
     """A group whose commands are :class:`Command`."""
 
     command_class = Command
