@@ -7,6 +7,7 @@ import pytest
 from tests.bstar.star_harness import ACTIVE, BACKUP, PASSIVE, PRIMARY, Star, digits, in_state
 from tests.harness import START
 from zpatterns.bstar.events import StoodStill, TwoActives
+from zpatterns.core import Close
 
 # Two actives.
 
@@ -229,7 +230,9 @@ def test_to_step_down_changes_nothing_for_one_that_is_not_active(state):
 def test_who_leaves_hands_over_says_nothing_more_and_never_serves_again():
     star = in_state("active")
     star.step(star.core.leave, star.now)
+    star.step(star.core.leave, star.now)
     assert digits(star.sent()) == [b"1"]
+    assert star.asked(Close) == [Close("peer")]
     star.hear(BACKUP)
     assert star.advance(10.0) == []
     assert star.vote() == "refuse"

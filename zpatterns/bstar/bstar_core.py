@@ -28,7 +28,19 @@ from zpatterns.bstar.bstar_state import (
 )
 from zpatterns.bstar.lease_core import ON_ACTIVE, ON_PASSIVE, Lease
 from zpatterns.bstar.wire import PeerState
-from zpatterns.core import Command, Drops, Errand, Event, Frames, Open, PortId, SendFailure, SocketKind, Subscribe
+from zpatterns.core import (
+    Close,
+    Command,
+    Drops,
+    Errand,
+    Event,
+    Frames,
+    Open,
+    PortId,
+    SendFailure,
+    SocketKind,
+    Subscribe,
+)
 from zpatterns.paired_core import NOTHING
 
 STATE = "state"
@@ -139,7 +151,10 @@ class StarCore:
         """Hand over to the other node and say nothing more."""
         self.close(now)
         self.step_down(now, "it is being stopped")
-        self._left = True
+        if not self._left:
+            self._left = True
+            # Nothing it says matters any more; and a socket that looks for one that is gone would linger.
+            self._commands.append(Close(PEER))
 
     def activated(self, epoch: int, ok: bool, now: float) -> None:
         """The errand ``on-active`` of `epoch` was done; not `ok`: it raised."""

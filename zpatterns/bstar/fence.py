@@ -14,7 +14,8 @@ class Fence(Protocol):
     store that has leases of its own. Each lease carries the epoch of the promotion that it is for; what is written
     under it can be written with the epoch, and refused once a higher one was seen.
 
-    What a method raises is logged and counts as no answer: a lease that was not renewed runs out.
+    What a method raises is logged and counts as no answer, and so does an answer that takes longer than the pair's
+    heartbeat interval x liveness: the call is cancelled then. A lease that was not renewed runs out.
     """
 
     async def acquire(self, epoch: int) -> Grant | None:

@@ -125,7 +125,7 @@ class BinaryStar(Service):
         return self._pair.statistics()
 
     def promote(self) -> None:
-        """Become active, whatever the other half is; it gives way as soon as it hears of it.
+        """Become active, whatever the other half is; it gives way as soon as it hears of it. On the loop's thread.
 
         With a fence this only asks for the lease. Errors: PromotionRefused when it cannot be.
         """
@@ -135,7 +135,7 @@ class BinaryStar(Service):
             raise PromotionRefused(f"this node cannot be promoted: {text}")
 
     def step_down(self) -> None:
-        """Stop to serve, if it does, and let the other half take over.
+        """Stop to serve, if it does, and let the other half take over. On the loop's thread.
 
         What was begun is given up: the clients of a broker, and those that wait for a handler, are told to ask again.
         """
@@ -228,14 +228,13 @@ class BinaryStar(Service):
         while self._errands:
             what, epoch = self._errands.popleft()
             if what == ON_ACTIVE:
-                ok = await self._run_hook(self._on_active)
-                self._tell(star.activated, epoch, ok)
+                self._tell(star.activated, epoch, await self._run_hook(self._on_active))
             elif what == ON_PASSIVE:
                 await self._run_hook(self._on_passive)
-            elif what == ACQUIRE:
-                self._tell(star.lease_acquired, epoch, await self._ask_fence("acquire", epoch))
             else:
-                await self._ask_fence("release", epoch)
+                _, grant = await self._ask_fence(what, epoch)
+                if what == ACQUIRE:
+                    self._tell(star.lease_acquired, epoch, grant)
 
     def _tell(self, method: Callable[..., None], *outcome: object) -> None:
         driver = self._drivers[0]
@@ -243,32 +242,44 @@ class BinaryStar(Service):
             driver.call(method, *outcome, driver.now())
 
     async def _run_hook(self, hook: Hook | None) -> bool:
+        """Returns whether it did what it should."""
         try:
             result = None if hook is None else hook()
             if inspect.isawaitable(result):
                 await result
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            _go_on()
             self._telemetry.error("hook_raised", error, hook=getattr(hook, "__qualname__", repr(hook)))
             return False
         return True
 
     async def _renew(self, epoch: int) -> None:
-        assert self._fence is not None
-        try:
-            seconds = await self._fence.renew(epoch)
-        except Exception as error:
-            self._telemetry.error("fence_raised", error, asked_to=RENEW, epoch=epoch)
-            self._tell(self._pair.star.lease_unanswered, epoch)
+        star = self._pair.star
+        is_answered, seconds = await self._ask_fence(RENEW, epoch)
+        if is_answered:
+            self._tell(star.lease_renewed, epoch, seconds)
         else:
-            self._tell(self._pair.star.lease_renewed, epoch, seconds)
+            self._tell(star.lease_unanswered, epoch)
 
-    async def _ask_fence(self, what: str, epoch: int) -> Any:
-        assert self._fence is not None
+    async def _ask_fence(self, what: str, epoch: int) -> tuple[bool, Any]:
+        """Returns whether there was an answer, and that.
+
+        One that takes longer than a lease of the pair is given up: what hangs must not keep us from asking again.
+        """
         try:
-            return await getattr(self._fence, what)(epoch)
-        except Exception as error:
+            async with asyncio.timeout(self._pair.star.options.liveness.lease):
+                return True, await getattr(self._fence, what)(epoch)
+        except (Exception, asyncio.CancelledError) as error:
+            _go_on()
             self._telemetry.error("fence_raised", error, asked_to=what, epoch=epoch)
-            return None
+            return False, None
+
+
+def _go_on() -> None:
+    """A task of the application's that was cancelled is its failure. Errors: CancelledError when this task was."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _check_control(endpoint: str) -> str:
