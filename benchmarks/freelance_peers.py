@@ -6,7 +6,6 @@ allows.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Any
 
@@ -118,6 +117,8 @@ def client(endpoint: str, count: int, size: int) -> None:
 
 def async_client(endpoint: str, in_flight: int, count: int, size: int, warm_up: int) -> None:
     """`in_flight` calls at a time of one AsyncFreelanceClient of ours, `count` in all; requests a second."""
+    import asyncio  # here, since the other roles need none of it
+
     from zpatterns.freelance import AsyncFreelanceClient
 
     body = b"x" * size

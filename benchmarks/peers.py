@@ -10,7 +10,6 @@ messages are taken in batches until there are none, and sent frame by frame with
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import math
 import sys
@@ -297,6 +296,8 @@ def timed(once: Callable[[], object], count: int) -> dict[str, float]:
 
 def async_client(endpoint: str, service: str, in_flight: int, count: int, size: int) -> None:
     """`in_flight` calls at a time of one AsyncClient of ours, `count` in all; requests a second."""
+    import asyncio  # here, since the other roles, of which many are started, need none of it
+
     from zpatterns.mdp import AsyncClient
 
     body = b"x" * size

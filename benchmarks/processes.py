@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -41,9 +42,11 @@ class BenchmarkError(Exception):
             self.args = (f"{self}\n{other}",)
 
 
-def _die_with_parent() -> None:
-    """In a child: have it killed when this process ends without having done so."""
+def _die_with(parent: int) -> None:
+    """In a child: have it killed when process `parent` ends without having done so."""
     _LIBC.prctl(_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has ended already, and nothing would kill this one any more
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def raise_descriptor_limit() -> int:
@@ -72,7 +75,7 @@ class Child:
                     stdout=subprocess.PIPE if read else output,
                     stderr=output,
                     start_new_session=True,
-                    preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                    preexec_fn=partial(_die_with, os.getpid()) if sys.platform == "linux" else None,
                 )
         except OSError as error:
             raise BenchmarkError(f"cannot start {self.command[0]!r}: {error.strerror}") from error

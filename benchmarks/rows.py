@@ -45,12 +45,12 @@ class Sizes:
 
 QUICK = Sizes(
     rounds=1,
-    requests=2_000,
-    async_requests=500,
-    pings=100,
-    queued=2_000,
+    requests=500,
+    async_requests=200,
+    pings=50,
+    queued=500,
     idle=200,
-    watch=0.2,
+    watch=0.5,
     starts=1,
     keys=5_000,
     joins=2,

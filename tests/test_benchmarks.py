@@ -13,65 +13,92 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks import freelance, mdp, pirate
 from benchmarks.common import Measure, Row, Wanted, print_row
 from benchmarks.peers import percentile
-from benchmarks.pirate import ROWS as PIRATE_ROWS
 from benchmarks.rows import OURS, PEER, RAW, ROWS
 from tests.cli.processes import clean_environment, is_alive
 from tests.waiting import DEADLINE, until
 
 ROOT = Path(__file__).parent.parent
-SCRIPT = str(ROOT / "benchmarks" / "mdp.py")
 BASELINE = f"{sys.executable} -m benchmarks.peers broker"
+ECHO = f"{sys.executable} -m benchmarks.peers echo {{endpoint}} {{service}} {{workers}} 2.5"
 
 LOAD = """
 import sys
-from zpatterns.mdp import Client
+import zmq
 
 endpoint, service, clients, in_flight, count, size = sys.argv[1:]
-with Client(endpoint) as client:
+with zmq.Context() as context, context.socket(zmq.REQ) as client:
+    client.setsockopt(zmq.RCVTIMEO, 20_000)
+    client.connect(endpoint)
     for _ in range(int(count) // 100):
-        assert client.request(service, bytes(int(size))) == [bytes(int(size))]
+        client.send_multipart([b"MDPC01", service.encode(), bytes(int(size))])
+        assert client.recv_multipart()[2:] == [bytes(int(size))]
 print("of", clients, "clients with", in_flight, "open: 1234.5")
 """
 
+LISTENERS = """
+import sys
+from benchmarks.processes import BenchmarkError, Children
 
-def mdp(*arguments: str, timeout: float = 50.0) -> subprocess.CompletedProcess[str]:
-    """Run the script as its page says, from any directory."""
+for command in sys.argv[2:]:
+    try:
+        with Children() as children:
+            children.listener(command, sys.argv[1])
+    except BenchmarkError as error:
+        print(error)
+"""
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, SCRIPT, *arguments],
+        [sys.executable, *arguments],
         capture_output=True,
         text=True,
         cwd="/",
-        env=clean_environment(),
-        timeout=timeout,
+        env=clean_environment(PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])),
+        timeout=55.0,
         check=False,
     )
 
 
-def free_port() -> int:
+def script(name: str) -> str:
+    return str(ROOT / "benchmarks" / f"{name}.py")
+
+
+def measured(name: str, *arguments: str, directory: Path) -> tuple[dict[str, Any], str]:
+    """Run a script as its page says, from any directory; what it has written and what it has printed."""
+    path = directory / "figures.json"
+    result = python(script(name), "--quick", *arguments, "--json", str(path))
+    assert result.returncode == 0, result.stderr
+    return json.loads(path.read_text()), result.stdout
+
+
+def free_endpoint() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def ours(*arguments: str) -> str:
+    """A command of ours in the place of a stranger's: as good as any, and it has all that a row may ask of one."""
+    return shlex.join([sys.executable, "-m", "zpatterns", *arguments])
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_a_row_is_measured_on_every_side(row, tmp_path):
-    endpoint = f"tcp://127.0.0.1:{free_port()}"
-    # Our own broker is as good a stranger as any, and has all that a row may ask of one.
-    peer = shlex.join([sys.executable, "-m", "zpatterns", "mdp", "broker", "--bind", endpoint])
-    path = tmp_path / "figures.json"
-    result = mdp("--quick", "--rows", row, "--peer", peer, "--peer-endpoint", endpoint, "--json", str(path))
-    assert result.returncode == 0, result.stderr
-    document = json.loads(path.read_text())
+    endpoint = free_endpoint()
+    peer = ours("mdp", "broker", "--bind", endpoint)
+    document, printed = measured("mdp", "--rows", row, "--peer", peer, "--peer-endpoint", endpoint, directory=tmp_path)
     assert {"processor", "cores", "python", "pyzmq", "libzmq"} <= document["machine"].keys()
     (written,) = document["rows"]
     assert written["row"] == row
-    assert f"\n{row}: {written['title']}\n" in result.stdout
+    assert f"\n{row}: {written['title']}\n" in printed
     for taken in written["measures"]:
         what = taken["measure"]
         assert len(taken["values"]) > 1, f"{what}: nothing to compare with"
@@ -82,28 +109,29 @@ def test_a_row_is_measured_on_every_side(row, tmp_path):
         floor = -math.inf if row == "memory" else 0.0
         for side, values in taken["values"].items():
             assert all(value is not None and value > floor for value in values), f"{what}, {side}: {values}"
-    assert ": met" not in result.stdout and "NOT MET" not in result.stdout, "one small round is no reason to judge"
+    assert ": met" not in printed and "NOT MET" not in printed, "one small round is no reason to judge"
 
 
-def test_the_paranoid_pirate_queue_is_measured_on_every_side(tmp_path):
-    front, back = (f"tcp://127.0.0.1:{free_port()}" for _ in range(2))
-    ends = ("--frontend", front, "--backend", back)
-    peer = shlex.join([sys.executable, "-m", "zpatterns", "pirate", "queue", *ends])
-    path = tmp_path / "figures.json"
-    arguments = ("--peer", peer, "--peer-endpoint", front, "--peer-backend", back, "--json", str(path))
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "pirate.py"), "--quick", *arguments],
-        capture_output=True,
-        text=True,
-        cwd="/",
-        env=clean_environment(),
-        timeout=50.0,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    rows = json.loads(path.read_text())["rows"]
-    assert [row["row"] for row in rows] == list(PIRATE_ROWS)
-    for row in rows:
+def pirate_peer() -> tuple[str, ...]:
+    front, back = free_endpoint(), free_endpoint()
+    peer = ours("pirate", "queue", "--frontend", front, "--backend", back)
+    return "--peer", peer, "--peer-endpoint", front, "--peer-backend", back
+
+
+def freelance_peer() -> tuple[str, ...]:
+    endpoint = free_endpoint()
+    return "--peer", ours("freelance", "server", "--bind", endpoint), "--peer-endpoint", endpoint
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "peer"),
+    [("pirate", pirate.ROWS, pirate_peer), ("freelance", freelance.ROWS, freelance_peer)],
+    ids=["pirate", "freelance"],
+)
+def test_the_other_patterns_are_measured_on_every_side(name, rows, peer, tmp_path):
+    document, _ = measured(name, *peer(), directory=tmp_path)
+    assert [row["row"] for row in document["rows"]] == list(rows)
+    for row in document["rows"]:
         for taken in row["measures"]:
             assert taken["values"].keys() == {OURS, RAW, PEER}, taken["measure"]
             assert all(value > 0.0 for values in taken["values"].values() for value in values)
@@ -112,65 +140,58 @@ def test_the_paranoid_pirate_queue_is_measured_on_every_side(tmp_path):
 def test_external_load_takes_the_place_of_ours(tmp_path):
     (tmp_path / "load.py").write_text(LOAD)
     load = f"{sys.executable} {tmp_path}/load.py {{endpoint}} {{service}} {{clients}} {{in_flight}} {{count}} {{size}}"
-    echo = f"{sys.executable} -m zpatterns mdp worker {{service}} --connect {{endpoint}} --concurrency {{workers}}"
-    endpoint = f"tcp://127.0.0.1:{free_port()}"
-    path = tmp_path / "figures.json"
+    endpoint = free_endpoint()
     peer = ("--peer", f"{BASELINE} {endpoint}", "--peer-endpoint", endpoint)
-    rows = ("one-client", "many-clients")
-    result = mdp("--quick", "--rows", *rows, *peer, "--load", load, "--echo", echo, "--json", str(path))
-    assert result.returncode == 0, result.stderr
-    written = json.loads(path.read_text())["rows"]
-    assert [row["row"] for row in written] == list(rows)
-    for row in written:
-        rate = row["measures"][0]
-        assert rate["values"] == {OURS: [1234.5], RAW: [1234.5], PEER: [1234.5]}
-        assert [(ratio["side"], ratio["reference"]) for ratio in rate["ratios"]] == [(OURS, RAW), (OURS, PEER)]
-        assert rate["wanted"] == [{"side": OURS, "reference": PEER, "at_least": 1.0, "met": True}]
+    document, _ = measured("mdp", "--rows", "many-clients", *peer, "--load", load, "--echo", ECHO, directory=tmp_path)
+    (row,) = document["rows"]
+    rate = row["measures"][0]
+    assert rate["values"] == {OURS: [1234.5], RAW: [1234.5], PEER: [1234.5]}
+    assert [(ratio["side"], ratio["reference"]) for ratio in rate["ratios"]] == [(OURS, RAW), (OURS, PEER)]
+    assert rate["wanted"] == [{"side": OURS, "reference": PEER, "at_least": 1.0, "met": True}]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--peer", "no-such-program"], "cannot start 'no-such-program'"),
-        (["--peer", "sh -c 'echo it is broken >&2; exit 7'"], "ended with code 7; it said:\nit is broken"),
-        (["--load", "sh -c 'exit 3'"], "ended with code 3"),
-        (["--load", "true"], "printed no number"),
-        (["--load", "{nothing}"], "cannot be filled in"),
-    ],
+    ("load", "said"),
+    [("sh -c 'exit 3'", "ended with code 3"), ("true", "printed no number"), ("{nothing}", "cannot be filled in")],
 )
-def test_what_does_not_work_is_told_with_its_reason(arguments, said):
-    result = mdp("--quick", "--rows", "one-client", "--peer-endpoint", f"tcp://127.0.0.1:{free_port()}", *arguments)
+def test_what_does_not_work_is_told_with_its_reason(load, said):
+    result = python(script("mdp"), "--quick", "--rows", "one-client", "--load", load)
     assert result.returncode == 1
     assert said in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_a_stranger_at_the_peers_endpoint_is_not_measured_in_its_place():
+def test_a_peer_that_cannot_be_started_is_told_of_and_a_stranger_is_not_measured_in_its_place():
+    broken = ["no-such-program", "sh -c 'echo it is broken >&2; exit 7'"]
+    printed = python("-c", LISTENERS, free_endpoint(), *broken).stdout
+    assert "cannot start 'no-such-program'" in printed
+    assert "ended with code 7; it said:\nit is broken\n" in printed
     with socket.socket() as stranger:
         stranger.bind(("127.0.0.1", 0))
         stranger.listen()
         endpoint = f"tcp://127.0.0.1:{stranger.getsockname()[1]}"
-        result = mdp("--quick", "--rows", "memory", "--peer", f"{BASELINE} {endpoint}", "--peer-endpoint", endpoint)
-    assert result.returncode == 1
-    assert f"something listens at {endpoint} already" in result.stderr
+        printed = python("-c", LISTENERS, endpoint, f"{BASELINE} {endpoint}").stdout
+    assert f"something listens at {endpoint} already" in printed
 
 
 @pytest.mark.parametrize(
     "arguments",
     [["--rows", "no-such-row"], ["--rounds", "2"], ["--json", "/no/such/folder/file"], ["--peer-endpoint", "5555"]],
 )
-def test_wrong_use_is_told_before_anything_is_measured(arguments):
-    result = mdp(*arguments)
-    assert result.returncode == 2
-    assert result.stderr.startswith("usage: ")
-    assert not result.stdout
+def test_wrong_use_is_told_before_anything_is_measured(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        mdp.main(arguments)
+    assert caught.value.code == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("usage: ")
+    assert not said.out
 
 
 @contextmanager
 def measuring(temporary: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
     """A measurement on its way, and the processes that it has started so far: broker, workers and load."""
     process = subprocess.Popen(
-        [sys.executable, SCRIPT, "--rows", "one-client"],
+        [sys.executable, script("mdp"), "--rows", "one-client"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=clean_environment(TMPDIR=str(temporary)),
