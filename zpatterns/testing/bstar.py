@@ -36,7 +36,7 @@ class BinaryStarWorld(DirectWorld):
         self.bound = 4 * lease
         # In the end, when all is well, some worlds lose the active node for good.
         self.loses_one = draw.happens(0.3)
-        self.quiet_seconds = (7 if self.loses_one else 4) * lease
+        self.quiet_seconds = (7 if self.loses_one else 2.5) * lease
         self.fault_seconds = lease * draw.between(2.0, 6.0)
         self.calls_left = draw.pick((5, 10, 30))
         self.ledger = Ledger(self)

@@ -231,7 +231,10 @@ class RogueNode(Node):
     def boot(self) -> None:
         self._socket = SimSocket(self.world.network, self, SocketKind.ROUTER, self._settings, f"{self.name}:server")
         self._socket.bind(self.endpoint)
-        self._look()
+        self._socket.notify = self._notify
+
+    def _notify(self) -> None:
+        self.later(self.world.clock.now() + self.lag, self._look)
 
     def _look(self) -> None:
         self._socket.process()
@@ -241,7 +244,6 @@ class RogueNode(Node):
                 if end is not None and not end.lost and not end.full:
                     self.world.note(self._socket.name, "sent", [frames[0], *answer])
                     self.world.network.write(end, answer)
-        self.later(self.world.clock.now() + self.world.lease * 0.02, self._look)
 
     def _answers(self, frames: Frames) -> list[Frames]:
         chance = self.chance

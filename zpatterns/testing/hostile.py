@@ -41,7 +41,7 @@ class HostileNode(Node):
                 pass
             for _ in range(chance.pick((1, 1, 3, 30))):
                 self._send(socket, self.message())
-        self.later(world.clock.now() + world.lease * 0.2 * chance.random(), self._attack)
+        self.later(world.clock.now() + world.lease * 0.3 * chance.random(), self._attack)
 
     def _send(self, socket: SimSocket, frames: Frames) -> None:
         end = socket.choose(frames[0])

@@ -28,7 +28,7 @@ class LazyWorld(DirectWorld):
         # Every call that was made while there were faults has reached its deadline by then.
         self.bound = 4 * lease
         self.quiet_seconds = 3 * lease
-        self.fault_seconds = lease * draw.between(2.0, 6.0)
+        self.fault_seconds = lease * draw.between(1.0, 4.0)
         self.calls_left = draw.pick((5, 12, 30))
         self.ledger = Ledger(self)
         tight = not self.is_calm and draw.happens(0.5)

@@ -99,7 +99,7 @@ class SimLane:
         elif way == "raise":
             self.node.later(now + short * chance.random(), self._fail, number, "Boom")
         elif way in ("stream", "flood"):
-            parts = 1 + chance.below(7) if way == "stream" else 20 + chance.below(chance.pick((50, 50, 400)))
+            parts = 1 + chance.below(7) if way == "stream" else 20 + chance.below(chance.pick((50, 50, 150)))
             gap = world.lease * 0.3 * chance.random() if way == "stream" else 0.0
             ending = self._raise if "raise" in world.active_behaviours and chance.happens(0.3) else self._return
             self.node.later(now + gap, self._part, number, parts, gap, ending)
