@@ -22,8 +22,7 @@ from tests.cli.processes import is_alive
 from tests.diagrams import state_diagram
 from tests.pages import ROOT, all_commands, blocks_of, prose_of, run_page
 from zpatterns import core, driver, errors
-from zpatterns.bstar.bstar_core import CHANGES
-from zpatterns.bstar.bstar_state import State
+from zpatterns.bstar.bstar_state import CHANGES, State
 from zpatterns.cli import base
 from zpatterns.core import Event
 from zpatterns.mdp import AsyncClient, Broker, Client, Worker, events, wire

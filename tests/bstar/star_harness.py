@@ -39,6 +39,9 @@ class _Recorder(Stateless):
         self.serves = False
         self.calls.append(("stand by", now))
 
+    def peer_told(self, peer: object, now: float) -> None:
+        """Nothing to it."""
+
 
 class Star(Harness[StarCore]):
     """A node with heartbeats of 1 s and a lease of 2 s, unless told otherwise; started."""

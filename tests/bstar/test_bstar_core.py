@@ -8,8 +8,7 @@ import pytest
 
 from tests.bstar.star_harness import ACTIVE, BACKUP, PASSIVE, PRIMARY, REMOTE, Star, digits, in_state
 from tests.harness import START
-from zpatterns.bstar.bstar_core import CHANGES, TRANSITIONS
-from zpatterns.bstar.bstar_state import Input, StarOptions, State
+from zpatterns.bstar.bstar_state import CHANGES, TRANSITIONS, Input, StarOptions, State
 from zpatterns.bstar.events import BecameActive, BecamePassive, PeerDiffers, PeerHeard, PeerSilent, SteppedDown
 from zpatterns.core import MessagesDropped, Open, SendFailure, SocketKind, Subscribe
 from zpatterns.timing import Liveness

@@ -8,7 +8,7 @@ ours goes on: two actives become one, two passives become one active, and an act
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import ClassVar
 
 from zpatterns.bstar import events, wire
@@ -16,6 +16,8 @@ from zpatterns.bstar.bstar_state import (
     DIGITS,
     HEARD,
     STATES,
+    TRANSITIONS,
+    Action,
     Application,
     Grant,
     Input,
@@ -92,6 +94,12 @@ class StarCore:
         self._differences: dict[str, tuple[str, str]] = {}
         self._heartbeat_at = self._reopen_at = float("inf")
         self._tick_at: float | None = None
+        self._actions = {
+            Action.BECOME_ACTIVE: self._become_active,
+            Action.BECOME_PASSIVE: self._become_passive,
+            Action.MAKE_WAY: self._make_way,
+            Action.GIVE_UP: self._give_up,
+        }
         self._out: dict[PortId, list[Frames]] = {STATE: [], CONTROL: []}
         self._commands: list[Command] = []
         self._events: list[Event] = []
@@ -240,7 +248,7 @@ class StarCore:
                 return
         before, self.state = self.state, after
         if action is not None:
-            action(self, now, reason)
+            self._actions[action](now, reason)
         if after is not before:
             self._both_passive_since = None
             self._publish(now)
@@ -484,42 +492,3 @@ class StarCore:
         if self.options.has_fence:
             assert self.state is not State.ACTIVE or self._fence.epoch == self.epoch, "it is active without a lease"
             assert self._fence.asking is None or self.state is not State.ACTIVE, "it asks for what it has"
-
-
-_Action = Callable[[StarCore, float, str], None]
-_BECOME_ACTIVE, _BECOME_PASSIVE, _GIVE_UP = StarCore._become_active, StarCore._become_passive, StarCore._give_up
-
-CHANGES: Mapping[tuple[State, Input], tuple[_Action, State]] = {
-    (State.PRIMARY, Input.PEER_BACKUP): (_BECOME_ACTIVE, State.ACTIVE),
-    (State.PRIMARY, Input.PEER_OLDER): (_BECOME_ACTIVE, State.ACTIVE),
-    (State.PRIMARY, Input.PEER_ACTIVE): (_BECOME_PASSIVE, State.PASSIVE),
-    (State.PRIMARY, Input.PEER_OUTRANKED): (_BECOME_PASSIVE, State.PASSIVE),
-    (State.PRIMARY, Input.REQUEST_PEER_DEAD): (_BECOME_ACTIVE, State.ACTIVE),
-    (State.PRIMARY, Input.REQUEST_ALONE): (_BECOME_ACTIVE, State.ACTIVE),
-    (State.PRIMARY, Input.PROMOTE): (_BECOME_ACTIVE, State.ACTIVE),
-    (State.BACKUP, Input.PEER_OLDER): (_BECOME_ACTIVE, State.ACTIVE),
-    (State.BACKUP, Input.PEER_ACTIVE): (_BECOME_PASSIVE, State.PASSIVE),
-    (State.BACKUP, Input.PEER_OUTRANKED): (_BECOME_PASSIVE, State.PASSIVE),
-    (State.BACKUP, Input.REQUEST_ALONE): (_BECOME_ACTIVE, State.ACTIVE),
-    (State.BACKUP, Input.PROMOTE): (_BECOME_ACTIVE, State.ACTIVE),
-    (State.ACTIVE, Input.PEER_ACTIVE): (_GIVE_UP, State.PASSIVE),
-    (State.ACTIVE, Input.PRIMARY_YIELDS): (_GIVE_UP, State.PRIMARY),
-    (State.ACTIVE, Input.BACKUP_YIELDS): (_GIVE_UP, State.BACKUP),
-    (State.PASSIVE, Input.PEER_PRIMARY): (_BECOME_ACTIVE, State.ACTIVE),
-    (State.PASSIVE, Input.PEER_BACKUP): (_BECOME_ACTIVE, State.ACTIVE),
-    (State.PASSIVE, Input.PEER_STUCK): (_BECOME_ACTIVE, State.ACTIVE),
-    (State.PASSIVE, Input.PEER_OLDER): (_BECOME_ACTIVE, State.ACTIVE),
-    (State.PASSIVE, Input.PEER_NEWER_THAN_PRIMARY): (StarCore._make_way, State.PRIMARY),
-    (State.PASSIVE, Input.PEER_NEWER_THAN_BACKUP): (StarCore._make_way, State.BACKUP),
-    (State.PASSIVE, Input.REQUEST_PEER_DEAD): (_BECOME_ACTIVE, State.ACTIVE),
-    (State.PASSIVE, Input.REQUEST_ALONE): (_BECOME_ACTIVE, State.ACTIVE),
-    (State.PASSIVE, Input.PROMOTE): (_BECOME_ACTIVE, State.ACTIVE),
-}
-"""What leads to another state; the diagram in docs/binary-star.md is made from it."""
-
-TRANSITIONS: Mapping[tuple[State, Input], tuple[_Action | None, State]] = {
-    **{(state, what): (None, state) for state in State for what in Input},
-    **CHANGES,
-}
-"""All that can happen, and the state it leads to. A request that leads nowhere is served by an active and refused by
-any other."""

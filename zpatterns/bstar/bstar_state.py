@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -38,6 +39,51 @@ class Input(enum.Enum):
     PROMOTE = "promote"
     PRIMARY_YIELDS = "primary steps down"
     BACKUP_YIELDS = "backup steps down"
+
+
+class Action(enum.Enum):
+    """What a node does about it."""
+
+    BECOME_ACTIVE = "become active"
+    BECOME_PASSIVE = "become passive"
+    MAKE_WAY = "make way"
+    GIVE_UP = "give up"
+
+
+CHANGES: Mapping[tuple[State, Input], tuple[Action, State]] = {
+    (State.PRIMARY, Input.PEER_BACKUP): (Action.BECOME_ACTIVE, State.ACTIVE),
+    (State.PRIMARY, Input.PEER_OLDER): (Action.BECOME_ACTIVE, State.ACTIVE),
+    (State.PRIMARY, Input.PEER_ACTIVE): (Action.BECOME_PASSIVE, State.PASSIVE),
+    (State.PRIMARY, Input.PEER_OUTRANKED): (Action.BECOME_PASSIVE, State.PASSIVE),
+    (State.PRIMARY, Input.REQUEST_PEER_DEAD): (Action.BECOME_ACTIVE, State.ACTIVE),
+    (State.PRIMARY, Input.REQUEST_ALONE): (Action.BECOME_ACTIVE, State.ACTIVE),
+    (State.PRIMARY, Input.PROMOTE): (Action.BECOME_ACTIVE, State.ACTIVE),
+    (State.BACKUP, Input.PEER_OLDER): (Action.BECOME_ACTIVE, State.ACTIVE),
+    (State.BACKUP, Input.PEER_ACTIVE): (Action.BECOME_PASSIVE, State.PASSIVE),
+    (State.BACKUP, Input.PEER_OUTRANKED): (Action.BECOME_PASSIVE, State.PASSIVE),
+    (State.BACKUP, Input.REQUEST_ALONE): (Action.BECOME_ACTIVE, State.ACTIVE),
+    (State.BACKUP, Input.PROMOTE): (Action.BECOME_ACTIVE, State.ACTIVE),
+    (State.ACTIVE, Input.PEER_ACTIVE): (Action.GIVE_UP, State.PASSIVE),
+    (State.ACTIVE, Input.PRIMARY_YIELDS): (Action.GIVE_UP, State.PRIMARY),
+    (State.ACTIVE, Input.BACKUP_YIELDS): (Action.GIVE_UP, State.BACKUP),
+    (State.PASSIVE, Input.PEER_PRIMARY): (Action.BECOME_ACTIVE, State.ACTIVE),
+    (State.PASSIVE, Input.PEER_BACKUP): (Action.BECOME_ACTIVE, State.ACTIVE),
+    (State.PASSIVE, Input.PEER_STUCK): (Action.BECOME_ACTIVE, State.ACTIVE),
+    (State.PASSIVE, Input.PEER_OLDER): (Action.BECOME_ACTIVE, State.ACTIVE),
+    (State.PASSIVE, Input.PEER_NEWER_THAN_PRIMARY): (Action.MAKE_WAY, State.PRIMARY),
+    (State.PASSIVE, Input.PEER_NEWER_THAN_BACKUP): (Action.MAKE_WAY, State.BACKUP),
+    (State.PASSIVE, Input.REQUEST_PEER_DEAD): (Action.BECOME_ACTIVE, State.ACTIVE),
+    (State.PASSIVE, Input.REQUEST_ALONE): (Action.BECOME_ACTIVE, State.ACTIVE),
+    (State.PASSIVE, Input.PROMOTE): (Action.BECOME_ACTIVE, State.ACTIVE),
+}
+"""What leads to another state; the diagram in docs/binary-star.md is made from it."""
+
+TRANSITIONS: Mapping[tuple[State, Input], tuple[Action | None, State]] = {
+    **{(state, what): (None, state) for state in State for what in Input},
+    **CHANGES,
+}
+"""All that can happen, and the state it leads to. A request that leads nowhere is served by an active and refused by
+any other."""
 
 
 class Verdict(enum.Enum):
