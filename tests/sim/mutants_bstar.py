@@ -118,6 +118,12 @@ MUTANTS: Sequence[Mutant] = (
         "                self._take(now, grant.seconds)\n",
     ),
     _bstar(
+        "bstar-answer-to-an-earlier-asking-is-taken-for-that-to-the-next",
+        LEASE,
+        "max(epoch, self._asked_epoch + 1)",
+        "epoch",
+    ),
+    _bstar(
         "bstar-lease-that-ran-out-is-served-under",
         CORE,
         "        if now >= self._fence.serve_until:\n",
