@@ -4,85 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from tests.live.load import Load
+from tests.live.load import Callers, Load
 from tests.live.pair import LivePair, live_pair
 from tests.waiting import DEADLINE, until
 from zpatterns.bstar import BinaryStarClient
-from zpatterns.errors import ZPatternsError
 from zpatterns.testing import ManagedProcess
 
 CALLERS = 4
 
 
-class Asking:
-    """Callers that ask the pair without end; the longest time in which none of them had an answer."""
-
-    def __init__(self, pair: LivePair, interval: float) -> None:
-        self.client = BinaryStarClient(pair.fronts, heartbeat_interval=interval, timeout=DEADLINE, retries=60)
-        self.answered = 0
-        self.gap = 0.0
-        self.wrong: list[object] = []
-        self.errors: list[ZPatternsError] = []
-        self._last = time.monotonic()
-        self._lock = threading.Lock()
-        self._stopping = False
-        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(CALLERS)]
-
-    def _ask(self, lane: int) -> None:
-        number = 0
-        while not self._stopping:
-            number += 1
-            body = b"%d of %d" % (number, lane)
-            try:
-                reply = self.client.request(body)
-            except ZPatternsError as error:
-                self.errors.append(error)
-                continue
-            if reply != [body]:
-                self.wrong.append((body, reply))
-            now = time.monotonic()
-            with self._lock:
-                self.gap = max(self.gap, now - self._last)
-                self._last = now
-                self.answered += 1
-            time.sleep(0.005)
-
-    def more(self, answers: int) -> None:
-        """Wait for so many more answers."""
-        wanted = self.answered + answers
-        until(lambda: self.answered >= wanted or self.errors or self.wrong, "calls are answered")
-        assert not self.wrong and not self.errors
-
-    def outage_of(self, fault: object) -> float:
-        """Have it happen, and return the longest time without an answer, in seconds."""
-        with self._lock:
-            self.gap = 0.0
-        fault()  # type: ignore[operator]
-        self.more(CALLERS * 4)
-        return self.gap
-
-
 @contextlib.contextmanager
-def asking(pair: LivePair, interval: float) -> Iterator[Asking]:
-    load = Asking(pair, interval)
-    with load.client:
-        for thread in load._threads:
-            thread.start()
-        try:
-            load.more(20)
-            yield load
-        finally:
-            load._stopping = True
-            for thread in load._threads:
-                thread.join(DEADLINE + 5)
-        assert not any(thread.is_alive() for thread in load._threads), "a call without an outcome"
-        assert not load.wrong and not load.errors
+def asking(pair: LivePair, interval: float) -> Iterator[Callers]:
+    """Callers that ask the pair without end, and have begun to be answered."""
+    with (
+        BinaryStarClient(pair.fronts, heartbeat_interval=interval, timeout=DEADLINE, retries=60) as client,
+        Callers(*[client.request] * CALLERS, timeout=DEADLINE) as load,
+    ):
+        load.more(20)
+        yield load
 
 
 def kill_again_and_again(times: int, interval: float) -> list[float]:
@@ -144,7 +88,7 @@ def failover_of_a_broker(rate: float) -> Load:
                 stack.enter_context(worker)
 
             async def run() -> None:
-                async with load.running(pair.fronts, attempt_timeout=1.0):  # type: ignore[arg-type]
+                async with load.running(pair.fronts):
                     await load.at_full_rate("at first")
                     active.process.kill()
                     await load.at_full_rate("after the kill")

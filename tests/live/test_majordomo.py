@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
-from tests.live.handlers import HELD
-from tests.waiting import eventually, until
-from zpatterns.errors import RequestTimeout, ZPatternsError
-from zpatterns.mdp import AsyncClient, Client
+from tests.live.holding import ROOT, holder, seconds_until_taken_over
+from tests.live.load import Load
+from tests.mdp.callers import in_thread
+from tests.waiting import DEADLINE, eventually, until
+from zpatterns.errors import RequestTimeout
+from zpatterns.mdp import Client
 from zpatterns.testing import ManagedProcess
-
-ROOT = str(Path(__file__).parents[2])
 
 
 def broker_process(interval: float) -> ManagedProcess:
@@ -60,161 +58,66 @@ def registered(client: Client) -> int:
     return len(json.loads(workers))
 
 
-def in_thread(function, *arguments) -> Future:
-    future: Future = Future()
-
-    def run():
-        try:
-            future.set_result(function(*arguments))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
-
-
-class Load:
-    """Callers of one AsyncClient who ask without a pause, and check that each gets its own reply or a typed error."""
-
-    def __init__(self, endpoints: list[str], callers: int, timeout: float) -> None:
-        self.client = AsyncClient(endpoints, timeout=timeout, max_in_flight=callers)
-        self.answered = 0
-        self.failed: list[ZPatternsError] = []
-        self.longest = 0.0
-        self._stopping = False
-        self._timeout = timeout
-        self._callers = callers
-
-    async def __aenter__(self) -> Load:
-        await self.client.__aenter__()
-        self._tasks = [asyncio.create_task(self._call(number)) for number in range(self._callers)]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._stopping = True
-        try:
-            # Every call has an outcome by its deadline, so this takes no longer than one call may.
-            async with asyncio.timeout(self._timeout + 5.0):
-                await asyncio.gather(*self._tasks)
-        finally:
-            await self.client.close()
-
-    async def _call(self, caller: int) -> None:
-        number = 0
-        while not self._stopping:
-            number += 1
-            body = b"%d of %d" % (number, caller)
-            began = time.monotonic()
-            try:
-                reply = await self.client.request("answer", body)
-            except ZPatternsError as error:
-                self.failed.append(error)
-            else:
-                assert reply[1:] == [body], "the reply of another call"
-                self.answered += 1
-            self.longest = max(self.longest, time.monotonic() - began)
-
-
 def test_the_request_of_a_busy_worker_that_is_killed_is_answered_by_another_within_lease_and_heartbeat(tmp_path):
-    interval = 0.5
-    lease = 3 * interval
+    interval = 1.0
     with cluster(2, interval, tmp_path) as (broker, workers), Client(broker.endpoint, timeout=20, retries=0) as client:
-        reply = in_thread(client.request, "answer", b"hold", b"my own")
-        until((tmp_path / HELD).exists, "a worker holds the request")
-        holder = int((tmp_path / HELD).read_text())
-        victim = next(worker for worker in workers if worker.events("ready_sent") and holder in processes(worker))
-        victim.kill()
-        killed_at = time.monotonic()
-        frames = reply.result(20)
-        took = time.monotonic() - killed_at
-        assert frames[1:] == [b"hold", b"my own"]
-        assert int(frames[0]) != holder
-        assert took <= lease + interval
-
-
-def processes(worker: ManagedProcess) -> set[int]:
-    """The ids of a managed process, which may run its program in a child."""
-    children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()
-    return {worker.pid, *map(int, children)}
+        reply = in_thread(lambda: client.request("answer", b"hold", b"my own"))
+        assert seconds_until_taken_over(reply, workers, tmp_path) <= 3 * interval + interval
 
 
 def test_every_call_ends_when_the_broker_is_killed_and_started_again_under_load(tmp_path):
     interval = 1.0
     back_off_max = 3 * interval
+    load = Load(timeout=8.0, rate_min=100.0, recovery_max=DEADLINE)
 
     async def main(broker: ManagedProcess) -> None:
-        recovered = threading.Event()
-        async with Load([broker.endpoint], callers=16, timeout=8.0) as load:
-            await eventually(lambda: load.answered > 200, "the load runs")
-            blocking = in_thread(ask_on_and_on, broker.endpoint, recovered)
-            try:
-                await asyncio.to_thread(broker.restart)
-                restarted_at = time.monotonic()
-                with Client(broker.endpoint) as client:
-                    while await asyncio.to_thread(registered, client) < 3:
-                        assert time.monotonic() < restarted_at + 20
-                back_after = time.monotonic() - restarted_at
-                before = load.answered
-                await eventually(lambda: load.answered > before + 200, "the load runs again")
-            finally:
-                recovered.set()
+        async with load.running(broker.endpoint, tasks=8, threads=2):
+            await load.at_full_rate("at first")
+            await asyncio.to_thread(broker.restart)
+            restarted_at = time.monotonic()
+            with Client(broker.endpoint) as client:
+                await asyncio.to_thread(until, lambda: registered(client) == 3, "all are back")
+            back_after = time.monotonic() - restarted_at
+            await load.at_full_rate("after the restart")
         assert back_after <= interval + back_off_max
-        assert all(isinstance(error, RequestTimeout) for error in load.failed)
-        assert load.longest <= 8.0 + 1.0, "no call outlives its deadline"
-        assert await asyncio.to_thread(blocking.result, 20) > 0
 
     with cluster(3, interval, tmp_path) as (broker, _):
         asyncio.run(main(broker))
-
-
-def ask_on_and_on(endpoint: str, enough: threading.Event) -> int:
-    """What a program with the blocking client sees of it: each call its own reply, or a typed error."""
-    answered = 0
-    with Client(endpoint, timeout=4.0) as client:
-        while not enough.is_set():
-            body = b"blocking %d" % answered
-            with contextlib.suppress(RequestTimeout):
-                assert client.request("answer", body)[1:] == [body]
-                answered += 1
-    return answered
+    load.check("RequestTimeout")
 
 
 @pytest.mark.timeout(120)
 def test_workers_that_are_stopped_for_ten_seconds_harm_nobody(tmp_path):
     """One in the midst of a request, and an idle one of another broker."""
     interval = 0.5
+    load = Load(timeout=10.0, rate_min=20.0, recovery_max=DEADLINE)
 
     async def main(broker: ManagedProcess, workers: list[ManagedProcess]) -> None:
         with Client(broker.endpoint, timeout=30, retries=0) as client, contextlib.ExitStack() as stack:
-            async with Load([broker.endpoint], callers=8, timeout=10.0) as load:
-                await eventually(lambda: load.answered > 100, "the load runs")
-                held = in_thread(client.request, "answer", b"hold", b"my own")
-                await eventually((tmp_path / HELD).exists, "a worker holds the request")
-                holder = int((tmp_path / HELD).read_text())
-                stopped = next(worker for worker in workers if holder in processes(worker))
+            async with load.running(broker.endpoint, tasks=4, threads=0, pause=0.05):
+                await load.at_full_rate("at first")
+                held = in_thread(lambda: client.request("answer", b"hold", b"my own"))
+                pid, stopped = await asyncio.to_thread(holder, workers, tmp_path)
                 stopped.pause()
                 idle.pause()
                 stopped_at = time.monotonic()
                 # It was in the middle of a request: another worker answers that.
-                frames = await asyncio.to_thread(held.result, 20)
-                assert int(frames[0]) != holder
+                frames = await asyncio.to_thread(held.result, DEADLINE)
+                assert int(frames[0]) != pid
                 assert frames[1:] == [b"hold", b"my own"]
                 await asyncio.to_thread(
                     until, lambda: registered(other_client) == 0, "the broker gives the idle one up"
                 )
-                await eventually(lambda: time.monotonic() - stopped_at >= 10.0, "ten seconds have passed")
+                await asyncio.sleep(stopped_at + 10.0 - time.monotonic())
                 idle.resume()
-                before = load.answered
                 stopped.resume()
                 other = next(worker for worker in workers if worker is not stopped)
                 await asyncio.to_thread(other.terminate)
                 # Its lane still hangs in the request it was stopped in, so a fresh worker takes the other's place.
                 stack.enter_context(worker_process([broker.endpoint], interval, tmp_path))
-                await asyncio.to_thread(other.terminate)
-                await eventually(lambda: load.answered > before + 100, "the load goes on")
+                await load.at_full_rate("after the stop")
                 await eventually(lambda: stopped.events("broker_lost"), "the stopped one knows that it was given up")
             assert stopped.is_running
-        assert not load.failed, "a stopped worker costs time, not calls"
 
     with (
         cluster(2, interval, tmp_path) as (broker, workers),
@@ -225,16 +128,16 @@ def test_workers_that_are_stopped_for_ten_seconds_harm_nobody(tmp_path):
         until(lambda: registered(other_client) == 1, "the idle one is back")
         assert other_client.request("answer", b"again")[1:] == [b"again"]
         assert len(idle.events("broker_lost")) >= 1, "it knows that it was given up"
+    load.check()  # a stopped worker costs time, not calls
 
 
 def test_a_broker_that_is_stopped_for_more_than_a_lease_loses_no_worker(tmp_path):
     interval = 0.5
     with cluster(2, interval, tmp_path) as (broker, _), Client(broker.endpoint, timeout=20, retries=0) as client:
-        call = in_thread(client.request, "answer", b"before")
-        assert call.result(10)[1:] == [b"before"]
+        assert client.request("answer", b"before")[1:] == [b"before"]
         broker.pause()
         paused_at = time.monotonic()
-        waiting = in_thread(client.request, "answer", b"meanwhile")
+        waiting = in_thread(lambda: client.request("answer", b"meanwhile"))
         # The workers hear nothing for two intervals, less than their lease; the broker misses four heartbeats.
         until(lambda: time.monotonic() - paused_at >= 2 * interval, "two intervals have passed")
         broker.resume()

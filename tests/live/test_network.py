@@ -32,7 +32,7 @@ async def through_every_fault(load: Load, proxy: TcpProxy, endpoint: str) -> Non
         "slow": lambda: proxy.delay(0.05),
         "narrow": lambda: proxy.throttle(3000),
     }
-    async with load.running(endpoint, tasks=16, threads=2, attempt_timeout=0.5):
+    async with load.running(endpoint, tasks=16, threads=2, attempt_timeout=0.5, pause=0.04):
         await load.at_full_rate("at the start")
         for name, begin in faults.items():
             begin()
