@@ -127,7 +127,7 @@ class StarCore:
             return wire.OK, "it is active already"
         if self._closing:
             return wire.REFUSED, "it is being stopped"
-        if self.state is State.PASSIVE and not self._application.has_copy:
+        if now < self._peer_expiry and not self._application.has_copy:
             return wire.REFUSED, "it has no full copy yet of what the other node serves with"
         peer = self._peer
         if peer is not None and peer.state == wire.ACTIVE and peer.epoch is None and now < self._peer_expiry:

@@ -56,6 +56,9 @@ class Copier(Protocol):
     def published(self, update: Update) -> None:
         """The active has published it; whether it can be applied yet or not."""
 
+    def has(self, update: Update) -> None:
+        """The whole copy that comes next has this one."""
+
     def follow(self, update: Update) -> None:
         """The next change of the map."""
 
@@ -226,6 +229,7 @@ class Follower:
         fresh = self._fresh
         fresh.adopt(sequence)
         for update in sorted(self._kept.values(), key=_sequence_of):
+            self._copier.has(update)
             if update.sequence > sequence:
                 put(fresh, update)
         self.last = max(sequence, self._kept_last)

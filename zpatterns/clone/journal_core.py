@@ -24,7 +24,6 @@ class Journal:
         self._writing: list[Change | Era] = []
         self._waiting: deque[Change | Era] = deque()
         self._again_at: float | None = None
-        self._is_void = False
         self.bytes = 0
         self.keys: dict[bytes, Change] = {}
         """The last change of each key."""
@@ -59,11 +58,8 @@ class Journal:
         self._commands.append(Save(list(self._writing)))
 
     def saved(self) -> list[Change | Era]:
-        """The group is on disk for good. Returns what of it counts; :meth:`done` is to be called for each."""
+        """The group is on disk for good. Returns it; :meth:`done` is to be called for each change."""
         group, self._writing = self._writing, []
-        if self._is_void:
-            self._is_void = False
-            return []
         return group
 
     def done(self, change: Change) -> None:
@@ -79,18 +75,10 @@ class Journal:
         self._events.append(SaveFailed(len(self._writing), reason))
         self._again_at = now + SAVE_AGAIN
 
-    def forget(self) -> None:
-        """What waits is not written, and what is being written does not count when it is."""
-        self._waiting.clear()
-        self._is_void = bool(self._writing)
-        self.bytes = 0
-        self.keys.clear()
-        self.unanswered.clear()
-
     def forget_waiting(self) -> int:
-        """What is being written counts when it is; what comes after it is not written. Returns its last sequence."""
+        """What is being written will be; what comes after it is not written. Returns its last sequence."""
         self._waiting.clear()
-        changes = [] if self._is_void else [change for change in self._writing if isinstance(change, Change)]
+        changes = [change for change in self._writing if isinstance(change, Change)]
         self.bytes = sum(change.size for change in changes)
         self.keys = {change.key: change for change in changes}
         self.unanswered = {change.uuid: change for change in changes if change.client is not None}
@@ -99,8 +87,7 @@ class Journal:
     @property
     def copy(self) -> Era | None:
         """The last whole copy among what is not on disk yet."""
-        writing = [] if self._is_void else self._writing
-        eras = [era for era in (*writing, *self._waiting) if isinstance(era, Era) and era.store is not None]
+        eras = [era for era in (*self._writing, *self._waiting) if isinstance(era, Era) and era.store is not None]
         return eras[-1] if eras else None
 
     def next_timer(self) -> float | None:
@@ -113,13 +100,10 @@ class Journal:
 
     def check_invariants(self, published: int) -> None:
         """`published`: the last sequence of the map. For tests."""
-        writing = [] if self._is_void else self._writing
-        changes = [change for change in (*writing, *self._waiting) if isinstance(change, Change)]
+        changes = [change for change in (*self._writing, *self._waiting) if isinstance(change, Change)]
         sequences = [change.sequence for change in changes]
         assert sequences == sorted(set(sequences))
-        assert not changes or published < sequences[0] or len(changes) < len(writing) + len(self._waiting), (
-            "published before it was saved"
-        )
+        assert not changes or published < sequences[0] or len(changes) < len(self), "published before it was saved"
         assert self.bytes == sum(change.size for change in changes)
         assert self.keys == {change.key: change for change in changes}
         assert self.unanswered == {change.uuid: change for change in changes if change.client is not None}

@@ -16,7 +16,7 @@ from zpatterns.clone.follower_core import REQUESTS, UPDATES, Follower, Update, p
 from zpatterns.clone.pending_core import Pending
 from zpatterns.clone.server_core import CloneServerCore, Waiting
 from zpatterns.clone.server_state import COLLECTOR, SNAPSHOT, Change, Era, ServerOptions, ServerStatistics
-from zpatterns.clone.store import Pair, Store
+from zpatterns.clone.store import Store
 from zpatterns.core import Frames, PortId, Rng, SendFailure, Subscribe
 from zpatterns.paired_core import NOTHING, Ballot, Copy, Peer, Told
 
@@ -38,21 +38,24 @@ class _Unsafe:
 class PairedCloneCore(CloneServerCore):
     """ICANHAZ is a vote. Standing by, it answers ZPSET with 503 and drops all other requests.
 
-    `floor`: the sequence that the wall clock stands for at the start; what is published after a promotion is above it,
-    and so above all that another life has published. `peer`: the other half's snapshot endpoint where that does not say
+    `sequence` and `epoch`: how far an earlier life came that kept its map, and the epoch under which it did. `floor`:
+    the sequence that the wall clock stands for at the start; what is published after a promotion is above it, and so
+    above all that another life has published. `peer`: the other half's snapshot endpoint where that does not say
     its port itself, as the Guide's does not. `look`: see :meth:`zpatterns.service.Service._join_pair`.
     """
 
     def __init__(
         self,
-        floor: int,
+        sequence: int,
         rng: Rng,
         options: ServerOptions | None = None,
         *,
+        floor: int,
+        epoch: int = 0,
         look: Callable[[float], None],
         peer: str | None = None,
     ) -> None:
-        super().__init__(floor, rng, options)
+        super().__init__(sequence, rng, options)
         self.epoch = 0
         self.has_copy = True
         self.port: int | None = None
@@ -62,11 +65,12 @@ class PairedCloneCore(CloneServerCore):
         self._peer_endpoint = peer
         self._life = b"%016x" % rng.getrandbits(64)
         self._started_at = 0.0
-        self._copied_epoch = 0
+        self._copied_epoch = epoch
         self._serves = False
         self._follower = Follower(self.options, rng, self._commands, self._drops, self)
         self._followed: tuple[Endpoints, int] | None = None
         self._pending = Pending(self.options.pending_max, self.options.pending_bytes_max)
+        self._acks_before: dict[bytes, tuple[int, int]] = {}  # those of the map that a copy is to replace
         self._told_have = 0  # the sequence of our last ZPHAVE
         # As active: the passive half that has a copy, how far that goes, and whose sets wait for it.
         self._passive: bytes | None = None
@@ -79,10 +83,6 @@ class PairedCloneCore(CloneServerCore):
         self._commands.append(Subscribe(COLLECTOR, b""))
         self._now = self._started_at = now
 
-    def restore(self, pairs: Iterable[Pair], acks: Iterable[tuple[bytes, int]], epoch: int = 0) -> None:
-        super().restore(pairs, acks)
-        self._copied_epoch = epoch
-
     # What the pair asks for.
 
     def ballot(self, frames: Frames, port: PortId) -> Ballot:
@@ -90,7 +90,7 @@ class PairedCloneCore(CloneServerCore):
         return Ballot.DROPPED if is_vote else Ballot.NONE
 
     def told(self) -> Told:
-        copy = Copy(self._copied_epoch, self.store.sequence) if self.has_copy and self._copied_epoch else NOTHING
+        copy = Copy(self._copied_epoch, self.store.sequence) if self._copied_epoch else NOTHING
         return Told(self.port, copy, self._life)
 
     def stand_by(self, now: float) -> None:
@@ -100,6 +100,8 @@ class PairedCloneCore(CloneServerCore):
             self._heartbeat_at = None
             self._snapshots.clear(self.store)
             self._sequence = max(self.store.sequence, self._journal.forget_waiting())
+            for unsafe in self._unsafe.values():
+                self._remember(unsafe.uuid, wire.OK, unsafe.sequence)  # it is made; whoever asks again must be told
             self._unsafe.clear()
             self._passive = self._passive_has = None
 
@@ -111,7 +113,8 @@ class PairedCloneCore(CloneServerCore):
         if copy is not None:
             self._begin_era(copy)  # it is whole, and the disk will have it before anything is published
         if not self.has_copy:
-            self._drop_map()  # what came of a copy is none
+            self._acks = self._acks_before  # what was followed since is not in what we hold
+        self._acks_before = {}
         self._serves = self.has_copy = True
         self._copied_epoch = self.epoch
         self.instance = b"%016x" % self._rng.getrandbits(64)
@@ -119,6 +122,7 @@ class PairedCloneCore(CloneServerCore):
             self._journal.add(Era(self.epoch, self._sequence))
         self._sequence = self._sequence_of_promotion(now)
         self._heartbeat_at = now
+        self.store.expect_again()  # a change that was to replace one of them may be given up since
         pending = self._pending.take()
         for frames in pending:
             if frames[2] not in self._acks:
@@ -161,9 +165,11 @@ class PairedCloneCore(CloneServerCore):
             return
         if self._followed != (endpoints, peer.epoch):
             if peer.epoch != self._copied_epoch or not peer.epoch:
-                # Another active than the one that ours is a copy of: what we hold is not what it serves with.
+                # Another active than the one that ours is a copy of. What we hold is kept until it is replaced: should
+                # the other one come back with nothing, it is better than that.
                 self.has_copy = False
-                self._drop_map()
+                self._pending.clear()
+                self._acks_before, self._acks = self._acks_before or self._acks, {}
             self._followed = endpoints, peer.epoch
             self._follower.begin(endpoints, now)
         self._follower.ask(True, now)
@@ -177,25 +183,20 @@ class PairedCloneCore(CloneServerCore):
             return None
         return Endpoints(f"{place}:{port}", f"{place}:{port + 1}", f"{place}:{port + 2}")
 
-    def _drop_map(self) -> None:
-        self._journal.forget()
-        self._snapshots.clear(Store(0))
-        self.store = self._snapshots.store
-        self.store.adopt(self._floor)
-        self._sequence = self._floor
-        self._acks.clear()
-        self._pending.clear()
-
     def published(self, update: Update) -> None:
         """Follower: the active has published it."""
         self._pending.published(update.uuid, update.key)
+
+    def has(self, update: Update) -> None:
+        """Follower: what is copied next has it."""
         self._remember(update.uuid, wire.OK, update.sequence)
 
     def follow(self, update: Update) -> None:
         """Follower: the next change of the map."""
         self._sequence = update.sequence
+        self.has(update)
         if self.options.durable:
-            self._journal.add(Change(*update, client=None))
+            self._journal.add(Change(*update, client=None, is_followed=True))
         else:
             put(self.store, update)
 
@@ -217,6 +218,7 @@ class PairedCloneCore(CloneServerCore):
             era.begun = True
             self._snapshots.clear(era.store)
             self.store = era.store
+            self._acks_before = {}
             self.has_copy = True
             self._copied_epoch = era.epoch
             self._events.append(CopyTaken(len(era.store), era.sequence, era.epoch))
@@ -228,6 +230,8 @@ class PairedCloneCore(CloneServerCore):
             super()._written(change)
         else:
             put(self.store, Update(*change.update))
+            if change.client is not None:
+                self._remember(change.uuid, wire.OK, change.sequence)  # who asks again, once we serve, must be told
 
     def saved(self, now: float) -> None:
         self._look(now)

@@ -146,7 +146,7 @@ class StoreFile:
             if change.body
         ]
         deletes = [(change.key,) for change in last.values() if not change.body]
-        answers = [(change.sequence, change.uuid) for change in changes if change.client is not None]
+        answers = [(change.sequence, change.uuid) for change in changes if change.keeps_answer]
         old = len(self._answered) + len(answers) - self._answers_max
         db = self._db
         db.execute("BEGIN IMMEDIATE")

@@ -125,9 +125,10 @@ class Era:
 
 
 class Change:
-    """One update between its sequence and its publishing. `client`: who waits for an answer, if anybody does."""
+    """One update between its sequence and its publishing. `client`: who waits for an answer, if anybody does; with
+    `is_followed`, the active has published it, and may have to answer it, or we in its place."""
 
-    __slots__ = ("body", "client", "deadline", "key", "properties", "sequence", "ttl", "uuid")
+    __slots__ = ("body", "client", "deadline", "is_followed", "key", "properties", "sequence", "ttl", "uuid")
 
     def __init__(
         self,
@@ -139,6 +140,7 @@ class Change:
         ttl: int,
         deadline: float,
         client: bytes | None,
+        is_followed: bool = False,
     ) -> None:
         self.key = key
         self.sequence = sequence
@@ -148,6 +150,12 @@ class Change:
         self.ttl = ttl
         self.deadline = deadline
         self.client = client
+        self.is_followed = is_followed
+
+    @property
+    def keeps_answer(self) -> bool:
+        """Whether its uuid may come again."""
+        return self.client is not None or self.is_followed
 
     @property
     def update(self) -> tuple[bytes, int, bytes, bytes, bytes, int, float]:

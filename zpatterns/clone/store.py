@@ -220,6 +220,14 @@ class Store:
         """Keys whose time has come, `limit` at the most. Each is told once: delete it."""
         return [lease.key for lease in self._deadlines.due(now, limit)]
 
+    def expect_again(self) -> None:
+        """Keys that :meth:`expired` told, and that were not deleted after all, are to be told again."""
+        for key, lease in self._leases.items():
+            pair = self.get(key)
+            if lease.deadline is None and pair is not None and len(pair) == 6:
+                lease.deadline = pair[5]
+                self._deadlines.add(lease)
+
     def _lease(self, key: bytes, deadline: float) -> None:
         lease = self._leases.get(key)
         if lease is None:

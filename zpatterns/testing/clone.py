@@ -1,10 +1,11 @@
-"""The Clone world: servers, with a store or without, and clients of the whole map and of subtrees, under faults."""
+"""The Clone world: servers or a pair, with a store or without, and clients of the map and of subtrees, under faults."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import ClassVar
 
+from zpatterns.bstar.bstar_state import StarOptions
 from zpatterns.clone.client_state import ClientOptions
 from zpatterns.clone.server_state import ServerOptions
 from zpatterns.clone.sets_core import SetOptions
@@ -12,15 +13,19 @@ from zpatterns.sockets import SocketSettings
 from zpatterns.testing.clock import Chance
 from zpatterns.testing.clone_nodes import KEYS, SUBTREES, CloneClientNode, CloneServerNode, HostileCloneNode, SetCall
 from zpatterns.testing.clone_observer import CloneObserver
+from zpatterns.testing.clone_pair import ClonePairNode, state_endpoint
+from zpatterns.testing.clone_pair_observer import ClonePairObserver
 from zpatterns.testing.faults import Fault
 from zpatterns.testing.world import World
 from zpatterns.timing import Liveness
 
 
 class CloneWorld(World):
-    """A server, now and then two that know nothing of each other, up to five clients, and a hostile peer."""
+    """A pair of servers, or one, now and then two that know nothing of each other; up to five clients, and a hostile
+    peer."""
 
     name = "clone"
+    fault_classes: ClassVar[tuple[str, ...]] = (*World.fault_classes, "promote", "step-down")
     behaviours: ClassVar[tuple[str, ...]] = ("burst", "cancel", "close", "full-disk", "hostile")
 
     def build(self) -> None:
@@ -50,13 +55,18 @@ class CloneWorld(World):
             reconnect_first=min(0.1, liveness.interval / 4),
             reconnect_cap=min(1.0, liveness.interval),
         )
-        self.observer = CloneObserver(self)
+        self.is_pair = draw.happens(0.6)
+        self.observer: CloneObserver = ClonePairObserver(self) if self.is_pair else CloneObserver(self)
         self.observers.append(self.observer)
         durable = draw.happens(0.4)
-        self.servers = [
-            CloneServerNode(self, f"server{number}", ServerOptions(liveness, durable=durable), self.settings)
-            for number in range(1 if is_calm else draw.pick((1, 1, 2)))
-        ]
+        self.halves: list[ClonePairNode] = []
+        self.servers: list[CloneServerNode] = []
+        if self.is_pair:
+            self._pair(draw, liveness, ServerOptions(liveness, durable=durable))
+        else:
+            for number in range(1 if is_calm else draw.pick((1, 1, 2))):
+                options = ServerOptions(liveness, durable=durable)
+                self.servers.append(CloneServerNode(self, f"server{number}", options, self.settings))
         self.clients = [self._client(draw, number, liveness) for number in range(draw.pick((2, 3, 5)))]
         for server in self.servers:
             server.frailty = 3
@@ -82,15 +92,34 @@ class CloneWorld(World):
         servers = draw.shuffled([server.endpoints for server in self.servers])
         return CloneClientNode(self, f"client{number}", servers, options, self.settings)
 
+    def _pair(self, draw: Chance, liveness: Liveness, options: ServerOptions) -> None:
+        star = Liveness(liveness.interval * draw.pick((0.5, 1.0)), 2)
+        self.star_lease = star.lease
+        # In the end, when all is well, some worlds lose the active for good.
+        self.loses_one = draw.happens(0.3)
+        if self.loses_one:
+            self.quiet_seconds = 5 * self.lease
+        for name, other in (("primary", "backup"), ("backup", "primary")):
+            role = StarOptions(primary=name == "primary", remote=state_endpoint(other), liveness=star)
+            node = ClonePairNode(self, name, role, options, self.settings)
+            self.halves.append(node)
+            self.servers.append(node)
+
     @property
     def alive_clients(self) -> list[CloneClientNode]:
         """Clients whose processes run; all, once everything is healed."""
         return [client for client in self.clients if client.alive]
 
-    def pattern_fault(self, fault: Fault) -> Callable[[], None]:
-        raise NotImplementedError  # there are none of its own
+    def pattern_fault(self, fault: Fault) -> Callable[[], None] | None:
+        """``promote`` and ``step-down``: what an operator and a program may do to half of a pair."""
+        node = self.nodes[fault.node]
+        if isinstance(node, ClonePairNode) and node.alive:
+            node.later(self.clock.now(), node.promote if fault.kind == "promote" else node.step_down)
+        return None
 
     def quiet(self) -> None:
+        if self.is_pair and self.loses_one and isinstance(self.observer, ClonePairObserver):
+            self.observer.active.kill(silently=self.chance.happens(0.5))
         for client in self.clients:
             keys = [key for key in KEYS if key.startswith(client.options.subtree)]
             call = client.set(self.chance.pick(keys), timeout=self.quiet_seconds * 0.8)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from zpatterns.clone import wire
 from zpatterns.clone.client_core import ClientCore
 from zpatterns.clone.client_state import ClientOptions, Endpoints
+from zpatterns.clone.follower_core import Update, pair_of
 from zpatterns.clone.server_core import CloneServerCore
-from zpatterns.clone.server_state import COLLECTOR, PUBLISHER, SNAPSHOT, Change, ServerOptions
+from zpatterns.clone.server_state import COLLECTOR, PUBLISHER, SNAPSHOT, Change, Era, ServerOptions
 from zpatterns.clone.store import Pair
-from zpatterns.core import Changed, Command, Deliver, Fail, Frames, Save, SocketKind
+from zpatterns.core import Changed, Command, Core, Deliver, Fail, Frames, Save, SocketKind
 from zpatterns.errors import QueueFull
 from zpatterns.sockets import SocketSettings
 from zpatterns.testing.driving import SimDriver, SimLink
@@ -51,19 +52,17 @@ class CloneServerNode(Node):
     def __init__(self, world: CloneWorld, name: str, options: ServerOptions, settings: SocketSettings) -> None:
         super().__init__(world, name)
         self.world: CloneWorld = world
-        self.endpoints = Endpoints(f"sim://{name}/0", f"sim://{name}/1", f"sim://{name}/2")
+        self.endpoints = Endpoints(f"sim://{name}:5556", f"sim://{name}:5557", f"sim://{name}:5558")
         self.options = options
         self._settings = settings
 
     def boot(self) -> None:
         # As the front end does, but that a life may be shorter than a second.
-        sequence = int(self.world.clock.now() * 1000) << 20
+        sequence = int(self.world.clock.now() * 2**20)
         if self.options.durable:
             sequence = self.disk.setdefault("sequence", sequence)
-        else:
-            self.world.observer.begins_empty(self, sequence)
-        self.core = CloneServerCore(sequence, self.chance, self.options)
-        self.driver = SimDriver(self, self.core, settings=self._settings, rng=self.chance, on_command=self._on_command)
+        self._make_core(sequence)
+        self.world.observer.begins(self, sequence)
         for port, kind, endpoint in zip(
             (SNAPSHOT, PUBLISHER, COLLECTOR),
             (SocketKind.ROUTER, SocketKind.PUB, SocketKind.SUB),
@@ -71,11 +70,24 @@ class CloneServerNode(Node):
             strict=True,
         ):
             self.driver.bind(port, kind, endpoint)
-        now = self.driver.now()
-        kept: dict[bytes, Change] = self.disk.get("pairs", {})
-        changes = sorted(kept.values(), key=lambda change: change.sequence)
-        self.core.restore([_restored(change, now) for change in changes], self.disk.get("answers", []))
-        self.driver.call(self.core.start, now)
+        self._restore()
+        self.driver.call(self.core.start, self.driver.now())
+
+    def _make_core(self, sequence: int) -> None:
+        """The core and its driver."""
+        self.core = CloneServerCore(sequence, self.chance, self.options)
+        self._drive(self.core)
+
+    def _drive(self, core: Core) -> None:
+        self.driver = SimDriver(self, core, settings=self._settings, rng=self.chance, on_command=self._on_command)
+
+    def _restore(self) -> None:
+        self.core.restore(self._kept_pairs(), self.disk.get("answers", []))
+
+    def _kept_pairs(self) -> list[Pair]:
+        """As the front end reads them from the file."""
+        kept: dict[bytes, Pair] = self.disk.get("pairs", {})
+        return sorted(kept.values(), key=lambda pair: pair[1])
 
     @property
     def links(self) -> list[SimLink]:
@@ -89,38 +101,39 @@ class CloneServerNode(Node):
         return {pair[0].decode(): pair[4] for pair in pairs if pair is not None}
 
     def _on_command(self, command: Command) -> None:
-        assert isinstance(command, Save)
+        assert isinstance(command, Save), f"a server core asked for {command!r}"
         delay = self.world.lease * self.chance.pick((0.0, 0.01, 0.2)) * self.chance.random()
         self.later(self.driver.now() + delay, self._write, command.changes)
 
-    def _write(self, changes: list[Change]) -> None:
+    def _write(self, changes: list[Change | Era]) -> None:
         if "full-disk" in self.world.active_behaviours and self.world.phase == "faults" and self.chance.happens(0.2):
             self.driver.call(self.core.save_failed, "the disk is full", self.driver.now())
             return
-        pairs = self.disk.setdefault("pairs", {})
-        answers = self.disk.setdefault("answers", [])
         for change in changes:
-            self.world.observer.committed(self, change)
-            if change.body:
-                pairs[change.key] = change
-            else:
-                pairs.pop(change.key, None)
-            if change.client is not None:
-                answers.append((change.uuid, change.sequence))
             self.disk["sequence"] = change.sequence
+            if isinstance(change, Era):
+                self._write_era(change)
+            else:
+                self._write_change(change)
         # A kill may come between the commit and the news of it.
         self.later(self.driver.now() + 0.001 * self.chance.random(), self._saved)
 
+    def _write_change(self, change: Change) -> None:
+        pairs = self.disk.setdefault("pairs", {})
+        self.world.observer.committed(self, change)
+        if change.body:
+            pairs[change.key] = pair_of(Update(*change.update))
+        else:
+            pairs.pop(change.key, None)
+        if change.keeps_answer:
+            self.disk.setdefault("answers", []).append((change.uuid, change.sequence))
+
+    def _write_era(self, era: Era) -> None:
+        """Only halves of pairs have them."""
+        raise NotImplementedError
+
     def _saved(self) -> None:
         self.driver.call(self.core.saved, self.driver.now())
-
-
-def _restored(change: Change, now: float) -> Pair:
-    """As the front end reads it from the file."""
-    packed = wire.pack_sequence(change.sequence)
-    if change.ttl:
-        return (change.key, packed, change.uuid, change.properties, change.body, now + change.ttl)
-    return (change.key, packed, change.uuid, wire.for_ever(change.properties), change.body)
 
 
 class CloneClientNode(Node):
@@ -160,7 +173,7 @@ class CloneClientNode(Node):
     @property
     def server(self) -> str:
         """The node that it follows."""
-        return self.core._endpoint.split("/")[2]
+        return self.core._endpoint.split("/")[2].partition(":")[0]
 
     @property
     def map(self) -> dict[str, bytes]:
@@ -275,5 +288,5 @@ class HostileCloneNode(HostileNode):
         if way == 5:
             return [wire.ZPSET, chance.bytes(chance.pick((0, 3, 16))), chance.bytes(3), b"if-seq=x\n", b"v"]
         if way == 6:
-            return [wire.ZPHAVE, chance.bytes(8)]
+            return [wire.ZPHAVE, chance.bytes(8), chance.bytes(16)]
         return [chance.bytes(chance.below(9)) for _ in range(1 + chance.below(6))]

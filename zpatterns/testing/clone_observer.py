@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from zpatterns.clone import wire
 from zpatterns.clone.replica_core import Change
 from zpatterns.clone.server_state import Change as ServerChange
 from zpatterns.core import Frames, SocketKind
+from zpatterns.testing.clone_history import Entry, History
 from zpatterns.testing.clone_nodes import CloneClientNode, CloneServerNode, SetCall
 from zpatterns.testing.driving import SimLink
 from zpatterns.testing.world import Observer
@@ -18,76 +18,42 @@ if TYPE_CHECKING:
     from zpatterns.testing.clone import CloneWorld
 
 
-class Entry(NamedTuple):
-    """What became of a key. `value`: None where it was deleted."""
-
-    sequence: int
-    value: bytes | None
-    ttl: int
-    since: float
-
-
-class History:
-    """All that one server has made public, or safe if it has a store, in order."""
-
-    def __init__(self) -> None:
-        self.keys: dict[str, list[Entry]] = {}
-        self.by_sequence: dict[int, tuple[str, bytes | None]] = {}
-        self.bases: list[int] = [0]
-        """Where lives began with nothing."""
-        self.last = 0
-
-    def add(self, key: str, entry: Entry) -> None:
-        self.keys.setdefault(key, []).append(entry)
-        self.by_sequence[entry.sequence] = (key, entry.value)
-        self.last = entry.sequence
-
-    def latest(self, key: str, sequence: int) -> Entry | None:
-        """What the key was at `sequence`; None where it had not been touched in that life."""
-        base = self.bases[bisect_right(self.bases, sequence) - 1]
-        found = None
-        for entry in self.keys.get(key, ()):
-            if base < entry.sequence <= sequence:
-                found = entry
-        return found
-
-    def value(self, key: str, sequence: int) -> bytes | None:
-        entry = self.latest(key, sequence)
-        return None if entry is None else entry.value
-
-
 class CloneObserver(Observer):
     """Checks C1, C2, C3 (the restart of a server with a store), R2, B1 and L1."""
 
     def __init__(self, world: CloneWorld) -> None:
         self._world = world
-        self.histories: dict[str, History] = {}
+        self.histories: dict[str, list[History]] = {}
+        """By server: of a pair's half one for each time that it served."""
         self._asked: dict[bytes, tuple[str, bytes | None]] = {}  # by uuid: what a client wants set
         self._answered_asks: set[bytes] = set()  # the uuids of those that get an answer
-        self._made: dict[tuple[str, bytes], int] = {}
         self._told: dict[str, tuple[str, int]] = {}  # by client: the server and sequence of its last change
         self._published_at: dict[str, float] = {}
 
     # What nodes tell.
 
-    def begins_empty(self, server: CloneServerNode, sequence: int) -> None:
-        """A life without a past."""
-        self._history(server.name).bases.append(sequence)
-        for name, uuid in [made for made in self._made if made[0] == server.name]:
-            del self._made[name, uuid]
+    def begins(self, server: CloneServerNode, sequence: int) -> None:
+        """A life, without a past if it has no store."""
+        if not server.options.durable:
+            history = self._history(server.name)
+            history.bases.append(sequence)
+            history.uuids.clear()
 
     def client_begins(self, client: CloneClientNode) -> None:
         self._told.pop(client.name, None)
 
     def committed(self, server: CloneServerNode, change: ServerChange) -> None:
         """A server's store has it for good."""
+        self._record_change(server, self._history(server.name), change)
+
+    def _record_change(self, server: CloneServerNode, history: History, change: ServerChange) -> None:
         since = change.deadline - change.ttl if change.ttl else self._world.clock.now()
-        self._record(server, change.key, change.sequence, change.uuid, change.body, change.ttl, since)
+        self._record(server, history, change.key, change.sequence, change.uuid, change.body, change.ttl, since)
 
     def changed(self, client: CloneClientNode, changes: Sequence[Change]) -> None:
         """C2: a client's watchers are told."""
         world, shadow, server = self._world, client.shadow, client.server
-        history = self._history(server)
+        histories = self.histories.get(server, [History()])
         before = self._told.get(client.name, ("", 0))
         last = before[1] if before[0] == server else 0
         for change in changes:
@@ -98,9 +64,9 @@ class CloneObserver(Observer):
                 world.violate("C2", f"{client.name} is told {change}, and was told before of {shadow.get(key)!r}")
             if sequence < last or (sequence == last and new is not None):
                 world.violate("C2", f"{client.name} is told {change} after {last} of {server}")
-            if history.value(key, sequence) != new:
-                value = history.value(key, sequence)
-                world.violate("C1", f"{client.name} is told {change}, and {server} has had {value!r} there")
+            values = [history.value(key, sequence) for history in histories]
+            if new not in values:
+                world.violate("C1", f"{client.name} is told {change}, and {server} has had {values!r} there")
             last = sequence
             if new is None:
                 shadow.pop(key, None)
@@ -111,7 +77,8 @@ class CloneObserver(Observer):
     def acknowledged(self, call: SetCall, sequence: int) -> None:
         """A set has returned: it is public, or safe where there is a store, as it was asked for."""
         wanted = (call.key, call.value or None)
-        found = [history for history in self.histories.values() if history.by_sequence.get(sequence) == wanted]
+        every = [history for histories in self.histories.values() for history in histories]
+        found = [history for history in every if history.by_sequence.get(sequence) == wanted]
         if not found:
             self._world.violate("C3", f"{call} returned {sequence}, under which nobody has it")
             return
@@ -146,26 +113,36 @@ class CloneObserver(Observer):
                 self._world.violate("C2", f"{node.name} publishes {message.sequence} after {history.last}")
             ttl = wire.ttl_of(wire.parse_properties(message.properties))
             now = self._world.clock.now()
-            self._record(node, message.key, message.sequence, message.uuid, message.body, ttl, now)
+            self._record(node, history, message.key, message.sequence, message.uuid, message.body, ttl, now)
 
     def _record(
-        self, server: CloneServerNode, name: bytes, sequence: int, uuid: bytes, body: bytes, ttl: int, since: float
+        self,
+        server: CloneServerNode,
+        history: History,
+        name: bytes,
+        sequence: int,
+        uuid: bytes,
+        body: bytes,
+        ttl: int,
+        since: float,
     ) -> None:
         """A server has made something public, or safe; it lives from `since` on."""
         world, key, value = self._world, name.decode(), body or None
-        history = self._history(server.name)
         world.count("published")
         if not key.startswith("/h/"):
             asked = self._asked.get(uuid)
             if asked == (key, value):
-                made = self._made[server.name, uuid] = self._made.get((server.name, uuid), 0) + 1
-                if made > 1 and uuid in self._answered_asks:
-                    world.violate("C2", f"{server.name} made the set of {key} = {value!r} {made} times")
+                if uuid in self._answered_asks and self.made_before(server, history, uuid):
+                    world.violate("C2", f"{server.name} makes the set of {key} = {value!r} again, under {sequence}")
             elif value is not None:
                 world.violate("R4", f"{server.name} publishes {key} = {value!r}, which nobody asked for")
             else:
                 self._expired(server, history, key, sequence)
-        history.add(key, Entry(sequence, value, ttl, since))
+        history.add(key, Entry(sequence, value, ttl, since), uuid)
+
+    def made_before(self, server: CloneServerNode, history: History, uuid: bytes) -> bool:
+        """Whether that server must know that it, or the one whose map it has, has made this set."""
+        return history.made(uuid) is not None
 
     def _expired(self, server: CloneServerNode, history: History, key: str, sequence: int) -> None:
         """A key is deleted, and nobody asked for it."""
@@ -215,32 +192,39 @@ class CloneObserver(Observer):
         for call in world.sets:
             if call.must_succeed and call.outcome != "ok":
                 world.violate("L1", f"{call}, made when all was well, ended with {call.outcome}")
-        for server in world.servers:
+        for server in self.serving():
             history = self._history(server.name)
             for key in server.map:
                 entry = history.latest(key, history.last)
                 if entry is not None and entry.ttl:
                     world.violate("C1", f"{key} of {server.name} should have expired: {entry}")
 
+    def serving(self) -> Sequence[CloneServerNode]:
+        """The servers that clients may follow."""
+        return self._world.servers
+
     def _compare(self) -> None:
         world = self._world
-        for server in world.servers:
+        for server in self.serving():
             history = self._history(server.name)
-            should = {key: history.value(key, history.last) for key in history.keys}
-            should = {key: value for key, value in should.items() if value is not None}
+            should = history.map(history.last)
             if server.map != should and history.bases[-1] <= history.last:
                 world.violate("C3", f"{server.name} has {server.map}, and made public {should}")
         for client in world.alive_clients:
             if client.core.public_state.name != "CONNECTED":
                 world.violate("L1", f"{client.name} is {client.core.state.value} still")
                 continue
-            recently = self._published_at.get(client.server, 0.0) > world.clock.now() - 2 * world.interval
-            if recently and world.phase != "quiet":
+            if self._recently(client.server):
                 continue  # what expires is on its way
             server = next(server for server in world.servers if server.name == client.server)
             expected = {key: value for key, value in server.map.items() if key.startswith(client.options.subtree)}
             if client.map != expected:
                 world.violate("C1", f"{client.name} has {client.map}, and {server.name} {expected}")
 
+    def _recently(self, server: str) -> bool:
+        """Whether something may be on its way, such as what has just expired."""
+        world = self._world
+        return world.phase != "quiet" and self._published_at.get(server, 0.0) > world.clock.now() - 2 * world.interval
+
     def _history(self, server: str) -> History:
-        return self.histories.setdefault(server, History())
+        return self.histories.setdefault(server, [History()])[-1]

@@ -1,0 +1,292 @@
+"""Judges a pair of Clone servers from outside: whose map continues whose, and what survives whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from zpatterns.bstar import wire as star_wire
+from zpatterns.bstar.bstar_core import PEER, STATE
+from zpatterns.clone import wire
+from zpatterns.clone.follower_core import UPDATES
+from zpatterns.clone.server_state import COLLECTOR, PUBLISHER, SNAPSHOT, Change, Era
+from zpatterns.core import Frames
+from zpatterns.testing.clone_history import History
+from zpatterns.testing.clone_nodes import CloneServerNode
+from zpatterns.testing.clone_observer import CloneObserver
+from zpatterns.testing.clone_pair import ClonePairNode
+from zpatterns.testing.driving import SimLink
+from zpatterns.testing.world import Node
+
+if TYPE_CHECKING:
+    from zpatterns.testing.clone import CloneWorld
+
+
+class _Half:
+    """What is known of one half in one life of its process."""
+
+    def __init__(self) -> None:
+        self.lineage: History | None = None
+        """Whose map it has, once it has any."""
+        self.known_from = 0
+        """The sequence of its last whole copy: of what was published before, it knows only what is still there."""
+        self.holds = 0
+        """The last sequence that was acknowledged while it had it."""
+        self.state = 0
+        self.changed_at = 0.0
+        self.heard: tuple[float, star_wire.PeerState] | None = None
+        self.confirmed: tuple[float, bytes] | None = None
+        """When it read which half's last ZPHAVE."""
+        self.held: dict[bytes, int] = {}
+        """By uuid: when it read a KVSET while it did not serve, in the order of all that it read."""
+        self.updated: dict[bytes, int] = {}
+        """By key: when it read the last KVPUB, in the same order."""
+        self.reads = 0
+        self.answered: set[int] = set()
+        """The sequences that it has acknowledged."""
+
+
+class ClonePairObserver(CloneObserver):
+    """C1 and C3 of a pair: a passive half has what the active one had at some moment; what was acknowledged while it
+    was live is there after each promotion; what it publishes then overwrites nothing newer; who knows of a newer copy
+    does not serve."""
+
+    def __init__(self, world: CloneWorld) -> None:
+        super().__init__(world)
+        self._halves: dict[str, _Half] = {}
+        self._branches: dict[tuple[str, int], History] = {}  # by server and epoch
+        self._disks: dict[str, tuple[History, int]] = {}  # whose map is on it, and from where on it is known
+        self._safe: dict[str, dict[int, Change]] = {}
+        self._disk_holds: dict[str, int] = {}
+
+    # What nodes tell.
+
+    def begins(self, server: CloneServerNode, sequence: int) -> None:
+        half = self._halves[server.name] = _Half()
+        kept = self._disks.get(server.name)
+        if kept is not None and server.options.durable:
+            half.lineage, half.known_from = kept
+            half.holds = self._disk_holds.get(server.name, 0)
+
+    def promotes(self, server: ClonePairNode) -> None:
+        """It is about to serve, with the map that it has."""
+        half = self._halves[server.name]
+        parent, sequence = half.lineage, server.core.store.sequence
+        self._world.count("promotions")
+        if parent is None and server.map:
+            self._world.violate("C1", f"{server.name} begins to serve with {server.map}, which nobody had")
+        if sequence < half.holds:
+            self._world.violate("C3", f"{server.name} serves from {sequence} on, and held {half.holds}")
+        if parent is not None:
+            self._check_copy(server, parent)
+        if half.heard is not None and server.promoted_at != self._world.clock.now():
+            at, peer = half.heard
+            ours = server.core.told().copy
+            waits = peer.state in (star_wire.PRIMARY_WAITING, star_wire.BACKUP_WAITING)
+            if waits and at == self._world.clock.now() and peer.told.copy > ours:
+                self._world.violate("C3", f"{server.name} serves with {ours}, and the other waits with more: {peer}")
+        branch = History(parent, sequence)
+        half.lineage = self._branches[server.name, server.core.epoch] = branch
+        self.histories.setdefault(server.name, []).append(branch)
+        if not server.options.durable:
+            half.holds = 0
+
+    def copied(self, server: ClonePairNode, era: Era) -> None:
+        """It has a whole copy of the other's map."""
+        half = self._halves[server.name]
+        branch = self._branches.get((server.other.name, era.epoch))
+        if branch is None:
+            self._world.violate("C1", f"{server.name} copied epoch {era.epoch} of {server.other.name}: there is none")
+            return
+        self._world.count("copies")
+        if branch is not half.lineage:
+            half.holds = 0
+        half.lineage, half.known_from = branch, era.sequence
+        half.held.clear()
+        self._check_copy(server, branch)
+
+    def committed(self, server: CloneServerNode, change: Change) -> None:
+        self._safe.setdefault(server.name, {})[change.sequence] = change
+        branch = self._halves[server.name].lineage
+        if not change.is_followed and branch is not None:
+            self._record_change(server, branch, change)
+
+    def committed_era(self, server: ClonePairNode, era: Era) -> None:
+        """From now on its disk has another map, or goes on with the one it has."""
+        half = self._halves[server.name]
+        if era.store is None:
+            branch = self._branches[server.name, era.epoch]
+        else:
+            branch = self._branches[server.other.name, era.epoch]
+            self._disk_holds.pop(server.name, None)
+        self._disks[server.name] = branch, era.sequence if era.store is not None else half.known_from
+
+    def happened(self, node: Node, what: str) -> None:
+        if what == "kill" and isinstance(node, ClonePairNode):
+            self._halves[node.name] = _Half()
+
+    # What passes by.
+
+    def read(self, link: SimLink, frames: Frames) -> None:
+        node = link.node
+        if not isinstance(node, ClonePairNode):
+            return
+        half, now = self._halves[node.name], self._world.clock.now()
+        half.reads += 1
+        if link.port == PEER:
+            peer = star_wire.parse(frames)
+            if peer is not None:
+                if half.heard is None or peer.state != star_wire.PASSIVE or not self._is_recent(half.heard[0]):
+                    half.confirmed = None  # it may count as dead in the meantime
+                half.heard = now, peer
+        elif link.port == SNAPSHOT:
+            confirmed = wire.parse_zphave(frames[1:])
+            if confirmed is not None and half.heard is not None and self._is_recent(half.heard[0]):
+                peer = half.heard[1]
+                if peer.state == star_wire.PASSIVE and confirmed[1] == peer.told.life:
+                    half.confirmed = now, confirmed[1]
+        elif link.port == COLLECTOR and not node.pair.star.serving:
+            half.held[frames[2]] = half.reads
+        elif link.port == UPDATES and frames[0] != wire.HUGZ:
+            half.updated[frames[0]] = half.reads
+
+    def _is_recent(self, heard_at: float) -> bool:
+        return self._world.clock.now() - heard_at < self._world.star_lease - 1e-6
+
+    def asked(self, link: SimLink, frames: Frames) -> None:
+        node = link.node
+        if isinstance(node, ClonePairNode):
+            if link.port == STATE:
+                self._says(node, frames)
+            elif link.port == SNAPSHOT and frames[1] == wire.ZPACK:
+                self._answers(node, frames)
+            elif link.port == PUBLISHER:
+                self._publishes(node, frames)
+            return
+        super().asked(link, frames)
+
+    def _says(self, node: ClonePairNode, frames: Frames) -> None:
+        half, peer = self._halves[node.name], star_wire.parse(frames)
+        assert peer is not None
+        if peer.state != half.state:
+            half.state, half.changed_at = peer.state, self._world.clock.now()
+
+    def _answers(self, node: ClonePairNode, frames: Frames) -> None:
+        """A ZPACK: what it says is held by those who are live."""
+        ack = wire.parse_zpack(frames[1:])
+        if ack is None or ack.code != wire.OK:
+            return
+        half = self._halves[node.name]
+        if half.lineage is None:
+            self._world.violate("C3", f"{node.name} acknowledges {ack.sequence}, and has never served")
+            return
+        is_new = ack.sequence not in half.answered
+        half.answered.add(ack.sequence)
+        half.holds = max(half.holds, ack.sequence)
+        if node.options.durable:
+            self._disk_holds[node.name] = max(self._disk_holds.get(node.name, 0), ack.sequence)
+        other = node.other
+        theirs = self._halves[other.name]
+        if not other.alive or theirs.lineage is not half.lineage:
+            return
+        has = other.core.store.sequence
+        if has >= ack.sequence:
+            theirs.holds = max(theirs.holds, ack.sequence)
+            self._world.count("held")
+        elif is_new and self._follows(node, other):
+            self._world.violate("C3", f"{node.name} acknowledges {ack.sequence}, and {other.name} has only {has}")
+
+    def _follows(self, node: ClonePairNode, other: ClonePairNode) -> bool:
+        """Whether the active `node` has reason to count on the passive `other`."""
+        half, now = self._halves[node.name], self._world.clock.now()
+        if half.confirmed is None or half.heard is None or other.resumed_at > half.confirmed[0]:
+            return False
+        at, peer = half.heard
+        return (
+            half.confirmed[1] == other.core._life == peer.told.life
+            and 0 < now - half.confirmed[0] < self._world.lease - 1e-6
+            and peer.state == star_wire.PASSIVE
+            and self._is_recent(at)
+            and not node.pair.star._closing
+        )
+
+    def _publishes(self, node: ClonePairNode, frames: Frames) -> None:
+        world, half = self._world, self._halves[node.name]
+        now = world.clock.now()
+        if half.state != star_wire.ACTIVE and half.changed_at < now:
+            world.violate("C1", f"{node.name} publishes {frames}, and says that it is {half.state}")
+        message = wire.parse_key_value(frames)
+        assert message is not None
+        if message.key == wire.HUGZ or half.lineage is None:
+            return
+        self._published_at[node.name] = now
+        branch = half.lineage
+        self._check_held(node, half, message)
+        if node.options.durable:
+            change = self._safe.get(node.name, {}).get(message.sequence)
+            if change is None or (change.key, change.body) != (message.key, message.body):
+                world.violate("C3", f"{node.name} publishes {frames}, which is not in its store")
+            elif message.sequence not in branch.by_sequence:
+                self._record_change(node, branch, change)  # the active before it had published it
+            return
+        if message.sequence <= branch.last:
+            world.violate("C2", f"{node.name} publishes {message.sequence} after {branch.last}")
+        ttl = wire.ttl_of(wire.parse_properties(message.properties))
+        self._record(node, branch, message.key, message.sequence, message.uuid, message.body, ttl, now)
+
+    def _check_held(self, node: ClonePairNode, half: _Half, message: wire.KeyValue) -> None:
+        """A set that it kept while it was passive, and publishes now."""
+        held = half.held.pop(message.uuid, None)
+        if held is None:
+            return
+        self._world.count("held.published")
+        if half.lineage is not None and self.made_before(node, half.lineage, message.uuid):
+            self._world.violate("C1", f"{node.name} publishes what it has already: {message}")
+        if half.updated.get(message.key, -1) > held:
+            self._world.violate(
+                "C1", f"{node.name} publishes what is older than what it has read of the key: {message}"
+            )
+
+    def made_before(self, server: CloneServerNode, branch: History, uuid: bytes) -> bool:
+        sequence = branch.made(uuid)
+        return sequence is not None and sequence > self._halves[server.name].known_from
+
+    # Now and then, and at the end.
+
+    def measure(self) -> None:
+        super().measure()
+        for server in self._world.halves:
+            lineage = self._halves[server.name].lineage
+            if server.alive and lineage is not None and server.core.has_copy:
+                self._check_copy(server, lineage)
+
+    def _check_copy(self, server: ClonePairNode, lineage: History) -> None:
+        """It has what its lineage had at one moment."""
+        should = lineage.map(server.core.store.sequence)
+        if server.map != should:
+            at = server.core.store.sequence
+            self._world.violate("C1", f"{server.name} has {server.map} at {at}, and the map was {should}")
+
+    def settled(self) -> None:
+        states = sorted(self._halves[server.name].state for server in self._world.halves)
+        if states != [star_wire.ACTIVE, star_wire.PASSIVE]:
+            self._world.violate("L1", f"healed, and the halves say {states}")
+            return
+        super().settled()
+        active, passive = self.active, self.active.other
+        if self._recently(active.name):
+            return
+        if not passive.core.has_copy or passive.map != active.map:
+            self._world.violate("L1", f"{passive.name} has {passive.map}, and the active {active.map}")
+
+    def serving(self) -> Sequence[CloneServerNode]:
+        return [self.active]
+
+    @property
+    def active(self) -> ClonePairNode:
+        """The half that says it is active."""
+        return next(
+            server
+            for server in self._world.halves
+            if server.alive and self._halves[server.name].state == star_wire.ACTIVE
+        )
