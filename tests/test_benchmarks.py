@@ -217,6 +217,13 @@ def test_whatever_ends_it_nothing_is_left_behind(number, tmp_path):
         assert number == signal.SIGKILL or not list(tmp_path.iterdir())
 
 
+def test_a_process_that_loses_its_parent_while_it_is_started_ends():
+    nobody = 2**22 + 1  # above the highest id of a process
+    assert (
+        python("-c", f"from benchmarks.processes import _die_with; _die_with({nobody})").returncode == -signal.SIGKILL
+    )
+
+
 def test_the_ratio_is_that_of_the_rounds_and_not_of_the_medians():
     """What the machine does in one round falls on both sides of it."""
     drifting = Measure("rate", "requests/s", {"a": [10.0, 40.0, 90.0], "b": [20.0, 60.0, 80.0]}, [("a", "b")])

@@ -65,7 +65,7 @@ def test_help_comes_at_once():
         subprocess.run([sys.executable, "-m", "zpatterns", "--help"], check=True, timeout=30, stdout=subprocess.DEVNULL)
         return time.perf_counter() - begin
 
-    assert min(once() for _ in range(7)) < 0.35
+    assert any(once() < 0.35 for _ in range(7))
 
 
 def test_every_public_name_is_there_and_is_documented():

@@ -12,7 +12,7 @@ from zpatterns.clone.server_state import SnapshotAbandoned, SnapshotSent
 from zpatterns.clone.snapshots_core import PIECE_BYTES, TURN_MESSAGES
 from zpatterns.clone.store import PAGE
 
-KEYS = 5000
+KEYS = 2000
 
 
 def content(snapshot: list[list[bytes]]) -> dict[bytes, bytes]:
@@ -290,11 +290,11 @@ def test_an_answer_to_a_client_whose_connection_is_full_is_no_part_of_its_snapsh
 def test_clients_that_never_read_keep_one_old_map_each_at_the_most_and_only_for_a_while():
     server = ServerHarness()
     server.fill(KEYS)
-    for number in range(10):
+    for number in range(3):
         server.takes[b"%d" % number] = 0
         server.give([b"%d" % number, b"ICANHAZ?", b""])
         server.work()
         server.collect(kvset(b"/k/0", b"%d" % number))
     server.advance(20)
-    assert server.statistics.abandoned == 10
+    assert server.statistics.abandoned == 3
     assert server.core.store._view is None

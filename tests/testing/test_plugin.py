@@ -208,7 +208,7 @@ def outcomes(result: subprocess.CompletedProcess[str]) -> tuple[set[str], set[st
     return failed, set(re.findall(r"^ERROR \S+::(\w+)", result.stdout, re.MULTILINE))
 
 
-@pytest.mark.parametrize("extra", [[], ["-n", "2", "--zp-guard", "--strict-markers"]], ids=["plain", "with-more"])
+@pytest.mark.parametrize("extra", [[], ["-n", "1", "--zp-guard", "--strict-markers"]], ids=["plain", "with-more"])
 def test_a_fresh_project_has_the_fixtures_without_a_conftest(tmp_path, extra):
     result = run(tmp_path, *extra, greeter=SERVICE, test_greeter=FIXTURES)
     assert result.returncode == 0, result.stdout + result.stderr
