@@ -47,6 +47,7 @@ from tests.cli.processes import clean_environment
 from tests.waiting import until
 from zpatterns.cli import main as zpatterns_command
 from zpatterns.cli.base import DEFAULT_ENDPOINT
+from zpatterns.cli.clone_server import DEFAULT_CLONE_ENDPOINT
 from zpatterns.errors import ZPatternsError
 from zpatterns.mdp import Client
 
@@ -237,8 +238,9 @@ class Session:
             for option in command.params:
                 if isinstance(option, click.Option) and option.name is not None:
                     variable = f"{prefix}_{option.name.upper()}"
-                    if option.default == [DEFAULT_ENDPOINT]:
-                        variables[variable] = self._to_here(DEFAULT_ENDPOINT)
+                    default = option.default[0] if isinstance(option.default, list) else option.default
+                    if default in (DEFAULT_ENDPOINT, DEFAULT_CLONE_ENDPOINT):
+                        variables[variable] = self._to_here(default)
                     elif option.name == "log_format":
                         variables[variable] = "console"  # as on a reader's terminal
         return clean_environment(**variables)
@@ -347,15 +349,21 @@ def print_comments(code: str) -> list[str]:
 
 
 def _free_port() -> str:
-    """A port on which nobody listens, out of the range that the system gives to outgoing connections."""
+    """A port on which nobody listens, nor on the two above it, which a Clone server takes too; out of the range that
+    the system gives to outgoing connections."""
     while True:
-        port = random.randrange(20_000, 30_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return str(port)
+        first = random.randrange(20_000, 30_000, 3)
+        if all(_is_free(port) for port in range(first, first + 3)):
+            return str(first)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def _workers_at(endpoint: str) -> int:
