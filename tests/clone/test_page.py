@@ -1,0 +1,99 @@
+"""What docs/clone.md says of the code is so."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+
+import pytest
+
+from tests.diagrams import state_diagram
+from tests.pages import all_commands, blocks_of
+from tests.test_docs import DOCS, code, table_after
+from zpatterns.clone import (
+    AsyncClone,
+    Clone,
+    CloneServer,
+    CloneState,
+    client_core,
+    events,
+    server_state,
+    snapshots_core,
+)
+from zpatterns.clone.client_state import ClientOptions, ClientState, ClientStatistics
+from zpatterns.clone.store import PAIR_OVERHEAD
+from zpatterns.core import Event
+
+PAGE = "clone.md"
+SERVER = "`CloneServer(endpoint, ...)`:"
+CLIENTS = "`Clone(endpoints, ...)` and `AsyncClone(endpoints, ...)`:"
+
+
+@pytest.mark.parametrize(
+    ("mark", "made", "command"),
+    [
+        (SERVER, CloneServer, "zpatterns clone server"),
+        (CLIENTS, Clone, "zpatterns clone get"),
+        (CLIENTS, AsyncClone, "zpatterns clone get"),
+    ],
+)
+def test_the_limits_are_those_of_the_code(mark: str, made: type, command: str):
+    rows = table_after(PAGE, mark)
+    options = {
+        name: parameter.default
+        for name, parameter in inspect.signature(made).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    assert {code(name): eval(code(default)) for name, default, _ in rows} == options
+    (on_command_line,) = [each for called, each, _ in all_commands() if called == command]
+    both = {f"--{name.replace('_', '-')}" for name in options} & {param.opts[0] for param in on_command_line.params}
+    assert {row[2].partition("[--")[2].rstrip("]") for row in rows if "[--" in row[2]} == {name[2:] for name in both}
+
+
+def test_every_figure_is_listed():
+    rows = table_after(PAGE, "What `statistics()` of a client counts:")
+    assert [code(name) for name, _ in rows] == [field.name for field in fields(ClientStatistics)]
+
+
+def test_every_event_is_listed_with_its_level():
+    ours = [
+        event
+        for module in (events, server_state)
+        for event in vars(module).values()
+        if inspect.isclass(event) and event.__module__ == module.__name__ and issubclass(event, Event)
+    ]
+    rows = table_after(PAGE, "Beside those\n[of every part]")
+    assert {code(name): level for name, level, _, _ in rows} == {
+        event.__name__: getattr(event, "level", "info") for event in ours
+    }
+
+
+def test_every_state_is_listed():
+    rows = table_after(PAGE, "`on_state=` is called with each new one:")
+    assert [code(name) for name, _ in rows] == [str(state) for state in CloneState]
+
+
+def test_the_diagram_of_a_clients_states_is_that_of_its_table():
+    diagrams = [block.text for block in blocks_of(DOCS / PAGE) if block.language == "mermaid"]
+    assert diagrams == [state_diagram(client_core.TRANSITIONS, ClientState.CLOSED, ClientState.CLOSED)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"`heartbeat_interval` x `liveness` ({ClientOptions().liveness.lease:g} s)",
+        f"a heartbeat's time at the most ({ClientOptions().liveness.interval:g} s)",
+        f"{PAIR_OVERHEAD} added for each",
+        "A client keeps a million updates, or 1 GiB of them,",
+        "one connection may have eight asked for",
+        "left after three heartbeat intervals",
+    ],
+)
+def test_a_figure_in_the_text_is_that_of_the_code(text: str):
+    assert text in " ".join((DOCS / PAGE).read_text().split())
+
+
+def test_figures_that_the_text_has_in_words():
+    assert (ClientOptions().kept_max, ClientOptions().kept_bytes_max) == (1_000_000, 2**30)
+    assert snapshots_core.ASKED_MAX == 8
+    assert 2 * client_core.PATIENCE == 3, "once until it is asked, once until it is left"
