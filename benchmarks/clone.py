@@ -47,11 +47,11 @@ class CloneBench:
             return children.listener(self.peer, self.peer_endpoint), self.peer_endpoint
         if side == OURS:
             return children.zpatterns("clone", "server", "--bind", "tcp://127.0.0.1:*")
-        server = peer(children, "server", f"tcp://127.0.0.1:{_three_ports()}")
+        server = peer(children, "server", f"tcp://127.0.0.1:{three_ports()}")
         return server, server.line()["endpoint"]
 
 
-def _three_ports() -> int:
+def three_ports() -> int:
     """The first of three free ports in a row."""
     for _ in range(100):
         first = random.randrange(20_000, 60_000)
@@ -118,7 +118,7 @@ def sets(bench: CloneBench) -> Row:
 
 def snapshots(bench: CloneBench) -> Row:
     """Snapshots of 900 keys, one after another, which any server can send."""
-    count = max(10, bench.sizes.requests // _FEW_KEYS)
+    count = max(3, bench.sizes.requests // _FEW_KEYS)
 
     def run(side: str) -> Sample:
         with Children() as children:
@@ -171,7 +171,7 @@ def fan_out(bench: CloneBench) -> Row:
     def run(side: str) -> Sample:
         sample: dict[str, float] = {}
         for subscribers in fans:
-            taken = _updates(bench, side, subscribers, max(500, bench.sizes.requests // subscribers))
+            taken = _updates(bench, side, subscribers, max(100, 5 * bench.sizes.requests // (subscribers + 4)))
             sample |= {f"{key} {subscribers}": value for key, value in taken.items()}
         return sample
 

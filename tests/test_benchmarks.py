@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import freelance, mdp, pirate
+from benchmarks import clone, freelance, mdp, pirate
 from benchmarks.common import Measure, Row, Wanted, print_row
 from benchmarks.peers import percentile
 from benchmarks.rows import OURS, PEER, RAW, ROWS
@@ -135,6 +135,21 @@ def test_the_other_patterns_are_measured_on_every_side(name, rows, peer, tmp_pat
         for taken in row["measures"]:
             assert taken["values"].keys() == {OURS, RAW, PEER}, taken["measure"]
             assert all(value > 0.0 for values in taken["values"].values() for value in values)
+
+
+@pytest.mark.parametrize(
+    "rows", [["updates"], pytest.param(list(clone.ROWS), marks=pytest.mark.slow)], ids=["updates", "all"]
+)
+def test_clone_is_measured_on_every_side_that_a_row_has(rows, tmp_path):
+    endpoint = f"tcp://127.0.0.1:{clone.three_ports()}"
+    peer = ("--peer", ours("clone", "server", "--bind", endpoint), "--peer-endpoint", endpoint)
+    document, _ = measured("clone", "--rows", *rows, *peer, directory=tmp_path)
+    assert [row["row"] for row in document["rows"]] == rows
+    sides = {"sets": {OURS, PEER}, "big-snapshot": {OURS, RAW}}
+    for row in document["rows"]:
+        for taken in row["measures"]:
+            assert taken["values"].keys() == sides.get(row["row"], {OURS, RAW, PEER}), taken["measure"]
+            assert all(value > 0.0 for values in taken["values"].values() for value in values), taken["measure"]
 
 
 def test_external_load_takes_the_place_of_ours(tmp_path):
