@@ -198,9 +198,13 @@ class Children:
         """Start a role of :mod:`benchmarks.peers`."""
         return self.python("-m", "benchmarks.peers", role, *map(str, arguments))
 
+    def service(self, *arguments: str) -> Child:
+        """Start one of our servers or workers."""
+        return self.start(sys.executable, "-m", "zpatterns", *arguments, "--log-format", "json")
+
     def zpatterns(self, *arguments: str) -> tuple[Child, str]:
         """Start one of our servers or workers, wait until it is ready, and return its endpoint too."""
-        child = self.start(sys.executable, "-m", "zpatterns", *arguments, "--log-format", "json")
+        child = self.service(*arguments)
         return child, str(wait_for(child.ready, child)["endpoint"])
 
     def listener(self, command: str, endpoint: str) -> Child:

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any, TypeVar
 
 from benchmarks.common import Row, machine, print_row, write_json
@@ -44,10 +44,13 @@ def _file(text: str) -> Path:
 
 
 def make_parser(
-    about: str, rows: Mapping[str, Callable[..., Row]], peer: str, endpoints: Mapping[str, tuple[str, str]]
+    about: str,
+    rows: Mapping[str, Callable[..., Row]],
+    peer: str | None = None,
+    endpoints: Mapping[str, tuple[str, str]] = MappingProxyType({}),
 ) -> argparse.ArgumentParser:
-    """Options of all. `peer`: what ``--peer`` starts; `endpoints`: options that say where that listens, with default
-    and help."""
+    """Options of all. `peer`: what ``--peer`` starts, where there can be one; `endpoints`: options that say where that
+    listens, with default and help."""
     parser = argparse.ArgumentParser(
         description=f"{about}\nFigures of one run are comparable with each other only; so look at the ratios.",
         epilog="rows:\n" + "\n".join(f"  {name:14}{function.__doc__}" for name, function in rows.items()),
@@ -57,7 +60,8 @@ def make_parser(
     parser.add_argument("--rounds", type=_rounds, default=_ROUNDS, metavar="N", help="samples a side (default: 5)")
     parser.add_argument("--quick", action="store_true", help="one small round: shows that it runs, and nothing else")
     parser.add_argument("--json", type=_file, metavar="FILE", help="write every sample to FILE, too")
-    parser.add_argument("--peer", metavar="CMD", help=f"a third side: {peer} that this command starts")
+    if peer is not None:
+        parser.add_argument("--peer", metavar="CMD", help=f"a third side: {peer} that this command starts")
     for option, (default, text) in endpoints.items():
         parser.add_argument(option, type=_endpoint, default=default, metavar="E", help=f"{text} (default: %(default)s)")
     return parser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import os
@@ -17,9 +18,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import clone, freelance, mdp, pirate
+from benchmarks import clone, failover, freelance, mdp, pirate
 from benchmarks.common import Measure, Row, Wanted, print_row
 from benchmarks.peers import percentile
+from benchmarks.processes import BenchmarkError
 from benchmarks.rows import OURS, PEER, RAW, ROWS
 from tests.cli.processes import clean_environment, is_alive
 from tests.waiting import DEADLINE, until
@@ -150,6 +152,31 @@ def test_clone_is_measured_on_every_side_that_a_row_has(rows, tmp_path):
         for taken in row["measures"]:
             assert taken["values"].keys() == sides.get(row["row"], {OURS, RAW, PEER}), taken["measure"]
             assert all(value > 0.0 for values in taken["values"].values() for value in values), taken["measure"]
+
+
+def test_a_pair_of_brokers_loses_its_active_and_no_call_is_lost_with_it(tmp_path):
+    document, printed = measured("failover", directory=tmp_path)
+    (row,) = document["rows"]
+    values = {taken["measure"]: taken["values"]["pair"][0] for taken in row["measures"]}
+    assert values["without an outcome"] == values["retried and not answered"] == 0
+    assert values["begun"] > 30
+    assert 0 < values["first answer to a call begun after the kill"] <= values["longest call"] + 1.0
+    assert "\nmdp: 300 calls a second" in printed
+
+
+def test_calls_that_fail_make_the_measurement_of_a_failover_fail(monkeypatch):
+    monkeypatch.setattr(failover, "_TIMEOUT", 0.2)
+
+    async def without_brokers() -> None:
+        load = failover.Load([free_endpoint()])
+        async with load.client:
+            await load.begin(0.05)
+            await load.end()
+
+    with pytest.raises(
+        BenchmarkError, match=r"of 15 calls 0 have no outcome .* 15 failed \(\{'RequestTimeout': 15\}\)"
+    ):
+        asyncio.run(without_brokers())
 
 
 def test_external_load_takes_the_place_of_ours(tmp_path):
