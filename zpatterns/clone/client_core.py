@@ -231,6 +231,8 @@ class ClientCore:
 
     def _kthxbai(self, message: wire.KeyValue, now: float) -> None:
         self._audit.snapshot(wire.status_of(wire.parse_properties(message.properties)))
+        if self._audit.status is not None:
+            self._server.gives_hugz = True  # one of ours does, though this one may be deposed before it has
         if self.replica.finish(message.sequence):
             self._snapshots += 1
             self._events.append(SnapshotTaken(self._endpoint, len(self.replica.entries), message.sequence))

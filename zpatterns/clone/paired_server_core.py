@@ -6,6 +6,7 @@ follows the active one, keeps what clients sent to both and the active has not p
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from zpatterns.clone.client_state import Endpoints
 from zpatterns.clone.events import CopyTaken, PassiveLags, PendingPublished
 from zpatterns.clone.follower_core import REQUESTS, UPDATES, Follower, Update, put
 from zpatterns.clone.pending_core import Pending
-from zpatterns.clone.server_core import CloneServerCore, Waiting
+from zpatterns.clone.server_core import Answers, CloneServerCore, Waiting
 from zpatterns.clone.server_state import COLLECTOR, SNAPSHOT, Change, Era, ServerOptions, ServerStatistics
 from zpatterns.clone.store import Store
 from zpatterns.core import Frames, PortId, Rng, SendFailure, Subscribe
@@ -65,12 +66,13 @@ class PairedCloneCore(CloneServerCore):
         self._peer_endpoint = peer
         self._life = b"%016x" % rng.getrandbits(64)
         self._started_at = 0.0
-        self._copied_epoch = epoch
+        # Whose map it is: two that were active without knowing of each other may have had the same epoch.
+        self._source = epoch, b""
         self._serves = False
         self._follower = Follower(self.options, rng, self._commands, self._drops, self)
-        self._followed: tuple[Endpoints, int] | None = None
+        self._followed: tuple[Endpoints, tuple[int, bytes]] | None = None
         self._pending = Pending(self.options.pending_max, self.options.pending_bytes_max)
-        self._acks_before: dict[bytes, tuple[int, int]] = {}  # those of the map that a copy is to replace
+        self._acks_before: Answers = OrderedDict()  # those of the map that a copy is to replace
         self._told_have = 0  # the sequence of our last ZPHAVE
         # As active: the passive half that has a copy, how far that goes, and whose sets wait for it.
         self._passive: bytes | None = None
@@ -90,7 +92,7 @@ class PairedCloneCore(CloneServerCore):
         return Ballot.DROPPED if is_vote else Ballot.NONE
 
     def told(self) -> Told:
-        copy = Copy(self._copied_epoch, self.store.sequence) if self._copied_epoch else NOTHING
+        copy = Copy(self._source[0], self.store.sequence) if self._source[0] else NOTHING
         return Told(self.port, copy, self._life)
 
     def stand_by(self, now: float) -> None:
@@ -114,13 +116,15 @@ class PairedCloneCore(CloneServerCore):
             self._begin_era(copy)  # it is whole, and the disk will have it before anything is published
         if not self.has_copy:
             self._acks = self._acks_before  # what was followed since is not in what we hold
-        self._acks_before = {}
+        self._acks_before = OrderedDict()
         self._serves = self.has_copy = True
-        self._copied_epoch = self.epoch
+        self._source = self.epoch, self._life
         self.instance = b"%016x" % self._rng.getrandbits(64)
-        if self.options.durable:
-            self._journal.add(Era(self.epoch, self._sequence))
         self._sequence = self._sequence_of_promotion(now)
+        if self.options.durable:
+            self._journal.add(Era(self.epoch, self._life, self._sequence))
+        else:
+            self.store.adopt(self._sequence)
         self._heartbeat_at = now
         self.store.expect_again()  # a change that was to replace one of them may be given up since
         pending = self._pending.take()
@@ -163,14 +167,15 @@ class PairedCloneCore(CloneServerCore):
         endpoints = self._endpoints(peer)
         if endpoints is None:
             return
-        if self._followed != (endpoints, peer.epoch):
-            if peer.epoch != self._copied_epoch or not peer.epoch:
+        source = peer.epoch, peer.told.life
+        if self._followed != (endpoints, source):
+            if source != self._source or not peer.told.life:
                 # Another active than the one that ours is a copy of. What we hold is kept until it is replaced: should
                 # the other one come back with nothing, it is better than that.
                 self.has_copy = False
                 self._pending.clear()
-                self._acks_before, self._acks = self._acks_before or self._acks, {}
-            self._followed = endpoints, peer.epoch
+                self._acks_before, self._acks = self._acks_before or self._acks, OrderedDict()
+            self._followed = endpoints, source
             self._follower.begin(endpoints, now)
         self._follower.ask(True, now)
 
@@ -206,7 +211,7 @@ class PairedCloneCore(CloneServerCore):
         self._sequence = store.sequence
         # What of it the copy has already, nobody can tell; it may be older than what is there.
         self._pending.clear()
-        era = Era(self._followed[1], store.sequence, store)
+        era = Era(*self._followed[1], store.sequence, store)
         if self.options.durable:
             self._journal.add(era)
         else:
@@ -218,10 +223,12 @@ class PairedCloneCore(CloneServerCore):
             era.begun = True
             self._snapshots.clear(era.store)
             self.store = era.store
-            self._acks_before = {}
+            self._acks_before = OrderedDict()
             self.has_copy = True
-            self._copied_epoch = era.epoch
+            self._source = era.epoch, era.life
             self._events.append(CopyTaken(len(era.store), era.sequence, era.epoch))
+        elif self._serves and era.store is None:
+            self.store.adopt(era.sequence)
 
     def _written(self, change: Change) -> None:
         if change.sequence <= self.store.sequence:

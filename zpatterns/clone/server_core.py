@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeAlias
 
 from zpatterns.clone import wire
 from zpatterns.clone.journal_core import Journal
@@ -25,6 +25,10 @@ EXPIRED_MAX = 1000
 """Keys that expire in one turn; the rest follow in the next."""
 
 _PARSED_MAX = 1024
+
+
+Answers: TypeAlias = OrderedDict[bytes, tuple[int, int]]
+"""By uuid, the oldest first: code and sequence."""
 
 
 class Waiting(Protocol):
@@ -56,7 +60,7 @@ class CloneServerCore:
         self._drops = Drops()
         self._snapshots = Snapshots(self.store, self.options, self._events, self._end_of_snapshot)
         # Ordered: what is first in a dict is found ever more slowly, the more has been deleted before it.
-        self._acks: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
+        self._acks: Answers = OrderedDict()
         self._parsed: dict[bytes, tuple[int, bytes]] = {}
         self._heartbeat_at: float | None = None
         self._draining = self._stopped = False

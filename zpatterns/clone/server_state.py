@@ -112,13 +112,14 @@ class SaveFailed(Event):
 
 
 class Era:
-    """From here on the map is that of the active of `epoch`, as far as `sequence`; with `store` it is this one, whole,
-    in the place of the one before."""
+    """From here on the map is that of the active of `epoch`, in that `life` of it, as far as `sequence`; with `store`
+    it is this one, whole, in the place of the one before."""
 
-    __slots__ = ("begun", "epoch", "sequence", "store")
+    __slots__ = ("begun", "epoch", "life", "sequence", "store")
 
-    def __init__(self, epoch: int, sequence: int, store: Store | None = None) -> None:
+    def __init__(self, epoch: int, life: bytes, sequence: int, store: Store | None = None) -> None:
         self.epoch = epoch
+        self.life = life
         self.sequence = sequence
         self.store = store
         self.begun = False

@@ -105,6 +105,11 @@ class ClonePairObserver(CloneObserver):
         half.held.clear()
         self._check_copy(server, branch)
 
+    def in_one_order(self, server: str, before: int, after: int) -> bool:
+        # What an active made public and its successor had not seen is taken back, and what was before it is told again.
+        branches = [branch for branch in self.histories.get(server, []) if after in branch.by_sequence]
+        return any(before in branch.by_sequence for branch in branches)
+
     def committed(self, server: CloneServerNode, change: Change) -> None:
         self._safe.setdefault(server.name, {})[change.sequence] = change
         branch = self._halves[server.name].lineage
