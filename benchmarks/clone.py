@@ -22,8 +22,9 @@ _RATIOS = ((OURS, RAW), (OURS, PEER))
 _SIZE = 64
 _IN_FLIGHT = 256
 """Updates on their way: fewer than libzmq's queues hold, for what does not fit them is dropped without a word."""
-_FEW_KEYS = 900
-"""The Guide's server loses what is in a snapshot beyond the thousand messages that a queue holds."""
+_FEW_KEYS = 400
+"""The Guide's server loses what does not fit a queue of a thousand messages, of which the last five hundred taken may
+not be counted out yet."""
 ENDPOINT = "tcp://127.0.0.1:5556"
 """Where the Guide's server listens."""
 
@@ -117,7 +118,7 @@ def sets(bench: CloneBench) -> Row:
 
 
 def snapshots(bench: CloneBench) -> Row:
-    """Snapshots of 900 keys, one after another, which any server can send."""
+    """Snapshots of 400 keys, one after another, which any server can send."""
     count = max(3, bench.sizes.requests // _FEW_KEYS)
 
     def run(side: str) -> Sample:
@@ -191,7 +192,7 @@ def fan_out(bench: CloneBench) -> Row:
 
 
 def join(bench: CloneBench) -> Row:
-    """The time from opening a client until it has a map of 900 keys."""
+    """The time from opening a client until it has a map of 400 keys."""
 
     def run(side: str) -> Sample:
         with Children() as children:
