@@ -370,3 +370,61 @@ def test_ctrl_c_ends_a_wait_and_nothing_else(silent, leads):
         output, _ = process.communicate(timeout=DEADLINE)
         assert output == b"closed\n"
         assert process.returncode == 0
+
+
+class TestInterrupts:
+    """Python may raise KeyboardInterrupt anywhere in the main thread, as the tests are: nothing is left halfway."""
+
+    @pytest.fixture(autouse=True)
+    def interrupts(self) -> Iterator[None]:
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        assert signal.signal(signal.SIGINT, before) is signal.default_int_handler, "and the handler is the program's"
+
+    def test_a_turn_is_carried_out_to_its_end(self, caller, echo):
+        caller.do(caller.core.connect, echo)
+
+        def interrupted() -> None:
+            signal.raise_signal(signal.SIGINT)
+            caller.core.send("back", [b"of another thread"])
+
+        with pytest.raises(KeyboardInterrupt):
+            caller.do(interrupted)
+        assert caller.wait(lambda: [b"of another thread"] in caller.core.received)
+
+    def test_the_lead_is_given_up(self, caller, echo):
+        caller.do(caller.core.connect, echo)
+        asked: list[bool] = []
+
+        def ready() -> bool:
+            if not asked:
+                signal.raise_signal(signal.SIGINT)
+            asked.append(True)
+            return False
+
+        with pytest.raises(KeyboardInterrupt):
+            caller.wait(ready)
+        assert InThread(lambda: caller.ask(b"in a thread")).result()
+        assert caller.ask(b"here")
+
+    def test_one_wait_within_another_puts_it_off_too(self, caller, echo):
+        """A callback of a turn may call another client."""
+        caller.do(caller.core.connect, echo)
+        other = Caller()
+        done: list[bool] = []
+
+        def work() -> None:
+            signal.raise_signal(signal.SIGINT)
+            done.append(other.wait(lambda: False, 0.01))
+
+        with pytest.raises(KeyboardInterrupt):
+            caller.do(work)
+        assert done == [False]
+        other.driver.close()
+
+    def test_a_program_that_ignores_it_still_does(self, caller, echo):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        caller.do(caller.core.connect, echo)
+        caller.do(lambda: signal.raise_signal(signal.SIGINT))
+        assert caller.ask(b"after")
+        assert signal.signal(signal.SIGINT, signal.default_int_handler) is signal.SIG_IGN

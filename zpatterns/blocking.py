@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import signal
 import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import zmq
@@ -17,6 +20,70 @@ from zpatterns.driver import Driver
 from zpatterns.errors import ClosedError
 from zpatterns.sockets import POLLIN, POLLOUT, Link, SocketSettings, default_rng, new_context
 from zpatterns.telemetry import Telemetry
+
+_SIGINT = int(signal.SIGINT)
+
+# The functions of signal itself spend ten times as long, on making enums of their arguments.
+_signals: Any = importlib.import_module("_signal")
+
+
+class _Interrupts:
+    """Ctrl-C, put off while the main thread is in the midst of something that others depend on.
+
+    Python would raise KeyboardInterrupt between any two of our steps: the lead would be nobody's then, and what a turn
+    was to do for other threads would be lost. Where it may come is where we wait. All of it is for the main thread:
+    Python interrupts no other.
+    """
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._handler: Callable[[int, FrameType | None], Any] | None = None
+        self._came: tuple[int, FrameType | None] | None = None
+
+    def hold(self) -> None:
+        """Put it off until :meth:`release` was called as often."""
+        if threading.current_thread() is threading.main_thread():
+            if not self._depth:
+                self._put_off()
+            self._depth += 1
+
+    def release(self) -> None:
+        """What came meanwhile comes now."""
+        if threading.current_thread() is threading.main_thread():
+            self._depth -= 1
+            if not self._depth:
+                self._let_come()
+
+    def admit(self) -> None:
+        """Before a wait: it may come, and what came meanwhile does. :meth:`wait_over` ends that."""
+        if self._depth == 1 and threading.current_thread() is threading.main_thread():
+            self._let_come()
+
+    def wait_over(self) -> None:
+        """The wait is over, by an interrupt or without one."""
+        if self._depth == 1 and threading.current_thread() is threading.main_thread():
+            self._put_off()
+
+    def _put_off(self) -> None:
+        handler = _signals.getsignal(_SIGINT)
+        if callable(handler) and handler != self._note:
+            self._handler, self._came = handler, None
+            _signals.signal(_SIGINT, self._note)
+
+    def _let_come(self) -> None:
+        if _signals.getsignal(_SIGINT) == self._note:
+            handler = self._handler
+            assert handler is not None
+            _signals.signal(_SIGINT, handler)
+            came, self._came = self._came, None
+            if came is not None:
+                handler(*came)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._came = number, frame
+
+
+_interrupts = _Interrupts()
 
 
 class Waiter:
@@ -36,7 +103,11 @@ class Waiter:
 
     def sleep(self, seconds: float) -> None:
         """Until :meth:`wake`, or for `seconds`."""
-        self._lock.acquire(timeout=max(0.0, seconds))
+        _interrupts.admit()
+        try:
+            self._lock.acquire(timeout=max(0.0, seconds))
+        finally:
+            _interrupts.wait_over()
 
 
 class BlockingDriver(Driver):
@@ -85,6 +156,13 @@ class BlockingDriver(Driver):
 
     def submit(self, work: Callable[[], object]) -> None:
         """Have `work`, which may use :meth:`call`, done by whoever leads; by this thread if nobody does."""
+        _interrupts.hold()
+        try:
+            self._submit(work)
+        finally:
+            _interrupts.release()
+
+    def _submit(self, work: Callable[[], object]) -> None:
         with self._lock:
             if self.closed:
                 raise ClosedError(f"{self.telemetry.source} is closed; make a new one")
@@ -100,6 +178,13 @@ class BlockingDriver(Driver):
 
     def wait(self, waiter: Waiter, deadline: float) -> bool:
         """Sleep or lead until `waiter` is ready, or until `deadline` in monotonic seconds. Returns whether it is."""
+        _interrupts.hold()
+        try:
+            return self._wait(waiter, deadline)
+        finally:
+            _interrupts.release()
+
+    def _wait(self, waiter: Waiter, deadline: float) -> bool:
         with self._lock:
             self._waiters[waiter] = None
             if not self._leading:
@@ -158,7 +243,7 @@ class BlockingDriver(Driver):
         until = deadline if self._when is None else min(deadline, self._when)
         # Round up: to wake a little before a timer is to spin until it.
         timeout = 0 if self._due else max(0, int((until - now) * 1000) + 1)
-        for ready, _ in self._poller.poll(timeout):
+        for ready, _ in self._poll(timeout):
             if ready == self._bell_in.fileno():
                 with contextlib.suppress(BlockingIOError):
                     while self._bell_in.recv(4096):
@@ -170,6 +255,13 @@ class BlockingDriver(Driver):
             self._guarded_drain(link)
         if self._when is not None and self._when <= self.now():
             self._guarded_timer()
+
+    def _poll(self, timeout: int) -> list[tuple[Any, int]]:
+        _interrupts.admit()
+        try:
+            return self._poller.poll(timeout)
+        finally:
+            _interrupts.wait_over()
 
     def _choose_events(self) -> None:
         """Poll for what can be acted upon, where that is not just POLLIN."""

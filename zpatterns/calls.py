@@ -283,7 +283,11 @@ class BlockingCalls(Calls):
                 call.over = True
                 call.items.append(Fail(call.number, error))
 
-        driver.submit(begin)
+        try:
+            driver.submit(begin)
+        except BaseException:
+            self._finish(call)  # an interrupt
+            raise
         return call
 
     def _taken(self, call: _BlockingCall) -> Iterator[Frames]:
