@@ -30,6 +30,46 @@ TABLE = {
     },
     "passive": {"1": "active", "2": "active", "3": "", "4": "", "request": "", "request, peer dead": "active"},
 }
+for state, row in TABLE.items():
+    # What only ours knows.
+    row["promote"] = "" if state == "active" else "active"
+    row["step down"] = row["stall"] = "primary waiting" if state == "active" else ""
+
+MACHINE = {
+    "primary waiting": {
+        "peer is backup waiting": "active",
+        "peer is active": "passive",
+        "peer is active and has the lower epoch": "passive",
+        "peer waits with an older copy": "active",
+        "request and peer dead": "active",
+        "request and no primary to wait for": "active",
+        "promote": "active",
+    },
+    "backup waiting": {
+        "peer is active": "passive",
+        "peer is active and has the lower epoch": "passive",
+        "peer waits with an older copy": "active",
+        "request and no primary to wait for": "active",
+        "promote": "active",
+    },
+    "active": {
+        "peer is active": "passive",
+        "primary steps down": "primary waiting",
+        "backup steps down": "backup waiting",
+    },
+    "passive": {
+        "peer is primary waiting": "active",
+        "peer is backup waiting": "active",
+        "peer is passive for a lease": "active",
+        "peer waits with an older copy": "active",
+        "peer waits with a newer copy than the primary's": "primary waiting",
+        "peer waits with a newer copy than the backup's": "backup waiting",
+        "request and peer dead": "active",
+        "request and no primary to wait for": "active",
+        "promote": "active",
+    },
+}
+"""All that leads to another state; nothing else does."""
 
 
 def happen(star: Star, what: str) -> str:
@@ -40,6 +80,12 @@ def happen(star: Star, what: str) -> str:
     if what == "request":
         star.hear({"passive": ACTIVE, "active": PASSIVE}.get(star.state, b"1" if star.state[0] == "p" else b"2"))
         return star.vote()
+    if what in ("promote", "step down"):
+        star.step(star.core.promote, star.now) if what == "promote" else star.step(star.core.step_down, star.now, what)
+        return ""
+    if what == "stall":
+        star.stall(10.0)
+        return ""
     digit, _, rank = what.partition(" ")
     star.hear(b"%s epoch=%d" % (digit.encode(), {"higher": 9, "lower": 0, "": 0}[rank]))
     return ""
@@ -48,6 +94,8 @@ def happen(star: Star, what: str) -> str:
 @pytest.mark.parametrize(("state", "what"), [(state, what) for state, row in TABLE.items() for what in row])
 def test_every_state_and_all_that_comes_from_outside(state, what):
     star = in_state(state)
+    if what == "promote" and state == "passive":
+        star.hear(b"3 epoch=1")  # one of the Guide's could not give way
     verdict = happen(star, what)
     after = TABLE[state][what] or state
     assert star.state == after
@@ -60,6 +108,13 @@ def test_the_table_has_every_state_and_every_input_and_changes_are_those_that_ch
     assert set(TRANSITIONS) == {(state, what) for state in State for what in Input}
     for key, (action, after) in TRANSITIONS.items():
         assert (key in CHANGES) == (action is not None) == (after is not key[0])
+
+
+def test_what_leads_where_is_as_it_should_be():
+    found: dict[str, dict[str, str]] = {state: {} for state in STATES}
+    for (before, what), (_, after) in CHANGES.items():
+        found[before.value][what.value] = after.value
+    assert found == MACHINE
 
 
 @pytest.mark.parametrize("state", STATES)

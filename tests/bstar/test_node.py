@@ -7,15 +7,14 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import zmq
 
+from tests.bstar.live import FREE, active
 from tests.waiting import DEADLINE, until
-from zpatterns.bstar import BinaryStar, Grant
-from zpatterns.bstar.events import BecameActive, BecamePassive, LeaseRefused, PeerHeard, SteppedDown
+from zpatterns.bstar import BinaryStar
+from zpatterns.bstar.events import BecameActive, BecamePassive, PeerHeard, SteppedDown
 from zpatterns.core import Event
 from zpatterns.errors import ClosedError, EndpointError, PromotionRefused
 from zpatterns.freelance import FreelanceServer
@@ -23,97 +22,6 @@ from zpatterns.handlers import Request
 from zpatterns.mdp import Broker
 from zpatterns.pirate import LazyPirateServer
 from zpatterns.server_core import RequestRefused
-from zpatterns.testing import BackgroundReactor
-from zpatterns.testing.fence import FakeFence, FenceOfNode
-
-FREE = "tcp://127.0.0.1:*"
-PATIENT: dict[str, Any] = {"heartbeat_interval": 0.2, "liveness": 60}
-"""A lease that no loaded machine lets run out."""
-
-
-class Other:
-    """The other half, as the node hears it, and hears of it."""
-
-    def __init__(self, peer: Callable[..., zmq.Socket[bytes]]) -> None:
-        self._peer = peer
-        self._state = peer(zmq.PUB, bind=FREE)
-        self.remote = where(self._state)
-
-    def says(self, state: bytes, until_: Callable[[], bool]) -> None:
-        """Say it again and again until it was heard."""
-
-        def said() -> bool:
-            self._state.send(state)
-            return until_()
-
-        until(said, f"the node does what {state!r} asks for")
-
-    def listens_to(self, node: BinaryStar) -> zmq.Socket[bytes]:
-        """A SUB that has heard the node."""
-        heard = self._peer(zmq.SUB, connect=node.local, SUBSCRIBE=b"")
-        heard.recv()
-        return heard
-
-
-def where(bound: zmq.Socket[bytes]) -> str:
-    return bound.getsockopt(zmq.LAST_ENDPOINT).decode().rstrip("\0")  # type: ignore[union-attr]
-
-
-@pytest.fixture
-def reactor(peer) -> Iterator[BackgroundReactor]:
-    # Behind the other half's sockets, so that it ends before them: to end without them it would wait for them.
-    with BackgroundReactor() as reactor:
-        yield reactor
-
-
-@pytest.fixture
-def other(peer) -> Other:
-    return Other(peer)
-
-
-class Started:
-    """A node that runs on another thread's loop, a client of it, and what it told."""
-
-    def __init__(self, reactor: BackgroundReactor, peer: Callable[..., zmq.Socket[bytes]], **options: Any) -> None:
-        self.reactor = reactor
-        self.events: list[Event] = []
-        made: dict[str, Any] = {"primary": True, "local": FREE, "on_event": self.events.append} | PATIENT | options
-        if "service" not in made:
-            made["bind"] = FREE
-        self.node = reactor.start(BinaryStar(**made))
-        self._client = peer(zmq.DEALER, connect=self.node.endpoint)
-
-    @property
-    def state(self) -> str:
-        return str(self.node.statistics().state)
-
-    @property
-    def serving(self) -> bool:
-        return bool(self.node.statistics().serving)
-
-    def told(self, kind: type[Event]) -> list[Any]:
-        return [event for event in self.events if isinstance(event, kind)]
-
-    def ask(self, body: bytes = b"hello") -> None:
-        self._client.send_multipart([b"", body])
-
-    def answer(self) -> list[bytes]:
-        return self._client.recv_multipart()[1:]
-
-    def call(self, method: Callable[..., Any], *arguments: Any) -> Any:
-        return self.reactor.call(method, *arguments)
-
-
-@pytest.fixture
-def start(reactor, peer, other) -> Callable[..., Started]:
-    """Starts a node: ``start(on_active=...)``."""
-    return lambda **options: Started(reactor, peer, **({"remote": other.remote} | options))
-
-
-def active(started: Started, other: Other) -> Started:
-    other.says(b"2" if started.node.statistics().role == "primary" else b"1", lambda: started.state == "active")
-    return started
-
 
 # Where it is, and what it is.
 
@@ -337,79 +245,6 @@ def test_a_lone_backup_serves_once_it_may(start):
 
     until(is_served, "it was asked after its patience")
     assert started.answer() == [b"hello"]
-
-
-# The fence; what it decides is for the core's tests, and for those of whole pairs.
-
-QUICK: dict[str, Any] = {"heartbeat_interval": 0.1, "liveness": 5}
-"""How long an answer of the fence is waited for is their product."""
-
-
-class Stuck(FenceOfNode):
-    """A way to the fence on which the first call of this name hangs until it is cancelled."""
-
-    def __init__(self, fence: FakeFence, name: str) -> None:
-        super().__init__(fence, "primary")
-        self._hangs = name
-        self.calls: list[str] = []
-
-    async def _begin(self, name: str) -> None:
-        self.calls.append(name)
-        if self.calls.count(name) == 1 and name == self._hangs:
-            await asyncio.Event().wait()
-
-    async def acquire(self, epoch: int) -> Grant | None:
-        await self._begin("acquire")
-        return await super().acquire(epoch)
-
-    async def renew(self, epoch: int) -> float | None:
-        await self._begin("renew")
-        return await super().renew(epoch)
-
-    async def release(self, epoch: int) -> None:
-        await self._begin("release")
-        await super().release(epoch)
-
-
-def promoted(started: Started) -> bool:
-    """Try it once more; whether it serves."""
-    with contextlib.suppress(PromotionRefused):
-        started.call(started.node.promote)
-    return started.serving
-
-
-def test_a_fence_that_hangs_is_asked_again(start):
-    stuck = Stuck(FakeFence(3600.0), "acquire")
-    started = start(fence=stuck, **QUICK)
-    until(lambda: promoted(started), "it has the lease")
-    assert stuck.calls[:2] == ["acquire", "acquire"]
-    assert started.told(LeaseRefused)
-
-
-def test_a_renewal_that_hangs_is_asked_for_again_in_time(start):
-    stuck = Stuck(FakeFence(4.0), "renew")
-    started = start(fence=stuck, **QUICK)
-    until(lambda: promoted(started), "it has the lease")
-    until(lambda: stuck.calls.count("renew") == 2, "it is renewed")
-    assert started.serving
-    assert started.node.statistics().step_downs == 0
-
-
-def test_a_release_that_hangs_keeps_nobody_from_serving_again(start):
-    stuck = Stuck(FakeFence(3600.0), "release")
-    started = start(fence=stuck, **QUICK)
-    until(lambda: promoted(started), "it has the lease")
-    started.call(started.node.step_down)
-    until(lambda: "release" in stuck.calls, "the release hangs")
-    until(lambda: promoted(started), "it has the lease again")
-
-
-def test_stopped_it_gives_the_lease_back(start, reactor):
-    fence = FakeFence(3600.0)
-    started = start(fence=fence.of("primary"))
-    until(lambda: promoted(started), "it has the lease")
-    reactor.stop(started.node)
-    assert fence.holder is None
 
 
 # Control.
