@@ -12,10 +12,13 @@ T = TypeVar("T")
 
 
 class Owner(Protocol):
-    """Something that may be stopped, or have ended, when one of its timers falls due."""
+    """Something that may be stopped, or have begun another life, when one of its timers falls due."""
 
-    def admits(self, timer: Timer) -> bool:
-        """Whether the timer may be called now. Where not, it is the owner's to keep or to forget."""
+    incarnation: int
+    paused_at: float | None
+
+    def missed(self, timer: Timer) -> None:
+        """The timer is not called, for one of these reasons: it is the owner's to keep or to forget."""
 
 
 class Timer:
@@ -45,17 +48,18 @@ class FakeClock:
     asked for.
     """
 
-    __slots__ = ("_asked", "_halted", "_heap", "_now")
+    __slots__ = ("_asked", "_halted", "_heap", "time")
 
     def __init__(self, start: float = 1000.0) -> None:
-        self._now = start
+        self.time = start
+        """What :meth:`now` says, for those who look at every message."""
         self._asked = 0
         self._halted = False
         self._heap: list[tuple[float, int, Timer]] = []
 
     def now(self) -> float:
         """Seconds; never less than before."""
-        return self._now
+        return self.time
 
     def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Timer:
         """Call `callback` once the clock comes to `when`, in seconds; at the next step if that is past."""
@@ -71,11 +75,11 @@ class FakeClock:
 
     def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Timer:
         """:meth:`call_at`, `delay` seconds from now."""
-        return self.call_at(self._now + delay, callback, *args)
+        return self.call_at(self.time + delay, callback, *args)
 
     def advance(self, seconds: float) -> None:
         """Let `seconds` pass, with every callback at its very moment."""
-        self.run_until(self._now + seconds)
+        self.run_until(self.time + seconds)
 
     def halt(self) -> None:
         """From within a callback: go no further, now or ever."""
@@ -90,16 +94,17 @@ class FakeClock:
             callback = timer.callback
             if callback is None:
                 continue
-            if due > self._now:
-                self._now = due
+            if due > self.time:
+                self.time = due
             owner = timer.owner
-            if owner is not None and not owner.admits(timer):
+            if owner is not None and (timer.life != owner.incarnation or owner.paused_at is not None):
+                owner.missed(timer)
                 continue
             timer.callback = None
             called += 1
             callback(*timer.args)
-        if when > self._now and not self._halted and called != limit:
-            self._now = when
+        if when > self.time and not self._halted and called != limit:
+            self.time = when
         return called
 
 

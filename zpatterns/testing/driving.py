@@ -77,14 +77,16 @@ class SimTransfer:
 class SimLink(Link):
     """A link over a simulated socket. Outboxes, retries and failures are :class:`~zpatterns.sockets.Link`'s own."""
 
-    __slots__ = ("_flushing", "_node", "_number", "_world", "sim")
+    __slots__ = ("_flushing", "_number", "_world", "node", "sim")
 
+    node: Node
+    """The process it belongs to."""
     sim: SimSocket
 
     def __init__(self, node: Node, kind: SocketKind, port: PortId, settings: SocketSettings) -> None:
         # In the place of Link's own, which makes a real socket.
         self.sim = SimSocket(node.world.network, node, kind, settings, f"{node.name}:{port}")
-        self._node = node
+        self.node = node
         self._world = node.world
         self._number = node.world.number()
         self._settings = settings
@@ -108,11 +110,6 @@ class SimLink(Link):
         return self is other
 
     @property
-    def node(self) -> Node:
-        """The process it belongs to."""
-        return self._node
-
-    @property
     def boxes(self) -> list[tuple[int, int]]:
         """Messages and bytes in the outbox of each full peer."""
         return [(len(box.messages), box.bytes) for box in self._boxes.values()]
@@ -127,7 +124,7 @@ class SimLink(Link):
         return endpoint
 
     def connect(self, endpoint: str, peer_id: bytes = b"") -> None:
-        self._node.world.opened(self, endpoint)
+        self._world.opened(self, endpoint)
         self.sim.connect(endpoint, peer_id)
 
     def subscribe(self, prefix: bytes) -> None:
@@ -158,7 +155,7 @@ class SimLink(Link):
     def discard(self) -> list[Frames]:
         messages = super().discard()
         for frames in messages:
-            self._node.world.failed(self, frames, SendFailure.UNREACHABLE)
+            self._world.failed(self, frames, SendFailure.UNREACHABLE)
         return messages
 
     def close(self, linger: float) -> None:
@@ -214,7 +211,7 @@ class SimLoop:
                     node.later(clock.now(), ready)
 
         def notify() -> None:
-            node.later(clock.now() + node.lag, ready)
+            node.later(clock.time + node.lag, ready)
 
         sim.notify = notify
         if sim.signalled:

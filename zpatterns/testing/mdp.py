@@ -47,7 +47,7 @@ class MajordomoWorld(ServingWorld):
         lease = self.lease = liveness.lease
         # Back-off is capped at the lease (promises.md), so L1's bound is four of them.
         self.bound = 4 * lease
-        self.quiet_seconds = 1.5 * lease
+        self.quiet_seconds = max(1.5 * lease, 3.0)
         self.fault_seconds = lease * draw.between(1.0, 4.0)
         self.calls_left = draw.pick((10, 30, 60))
         self.ledger = Ledger(self)

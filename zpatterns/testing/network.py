@@ -66,7 +66,7 @@ class Network:
 
     def is_cut(self, source: Host, target: Host) -> bool:
         """Whether nothing gets through in this direction."""
-        return bool(self._cuts) and (source.name, target.name) in self._cuts
+        return (source.name, target.name) in self._cuts
 
     def cut(self, source: str, target: str) -> None:
         """From now on nothing gets through in this direction; TCP waits, and ZMTP's heartbeats in the end give up."""
@@ -287,7 +287,7 @@ class Network:
             return
         out, wire = end.out, end.wire
         if out and len(wire) < self.window:
-            now, batch = self.clock.now(), end.socket.send_batch
+            now, batch = self.clock.time, end.socket.send_batch
             while out and len(wire) < self.window:
                 wire.append((self._arrival(end, now), out.popleft(), now))
                 end.taken += 1
@@ -323,10 +323,10 @@ class Network:
             if peer.silent:
                 self._lose(end)  # a machine that is back knows nothing of this connection
             return
-        if peer.host.paused_at is not None or self.is_cut(end.host, peer.host):
+        if peer.host.paused_at is not None or (self._cuts and self.is_cut(end.host, peer.host)):
             end.held = True
             return
-        now = self.clock.now()
+        now = self.clock.time
         hwm = peer.socket.settings.receive_hwm
         while wire and wire[0][0] <= now:
             frames = wire[0][1]

@@ -281,13 +281,15 @@ class SimSocket:
     def choose(self, first: bytes) -> End | int:
         """The end that takes a message beginning with this frame, or the errno with which it is refused: EAGAIN, or
         EHOSTUNREACH."""
-        if self.network.clock.now() > self._processed_at + _THROTTLE:
+        if self.network.clock.time > self._processed_at + _THROTTLE:
             self.process()
         if self.routed:
             known = self.by_id.get(first)
-            if known is None or (known.lost and not known.full):
+            if known is None:
                 return errno.EHOSTUNREACH
-            return errno.EAGAIN if known.full else known
+            if known.full:
+                return errno.EAGAIN
+            return errno.EHOSTUNREACH if known.lost else known
         ends = self.ends
         for _ in range(len(ends)):
             end = ends.pop(0)
@@ -298,7 +300,7 @@ class SimSocket:
 
     def publish(self, frames: Frames) -> None:
         """Send to every subscriber of the first frame's beginning that has room."""
-        if self.network.clock.now() > self._processed_at + _THROTTLE:
+        if self.network.clock.time > self._processed_at + _THROTTLE:
             self.process()
         for end in self.ends:
             if not end.lost and not end.full and any(frames[0].startswith(prefix) for prefix in end.subscriptions):
@@ -311,7 +313,9 @@ class SimSocket:
             end = active[0]
             if not end.inbox:
                 active.popleft()
-                self._empty(end)
+                end.asleep = True
+                if end.lost:
+                    self._drop(end)
                 continue
             frames = end.inbox.popleft()
             end.read += 1
@@ -329,11 +333,20 @@ class SimSocket:
 
     def look(self) -> bool:
         """Look at the commands, which takes the descriptor's signal away; whether a message waits."""
-        self.process()
+        self._processed_at = self.network.clock.time
+        self.signalled = False
+        if self._pending:
+            self._obey()
         active = self.active
-        while active and not active[0].inbox:
-            self._empty(active.popleft())
-        return bool(active)
+        while active:
+            end = active[0]
+            if end.inbox:
+                return True
+            active.popleft()
+            end.asleep = True
+            if end.lost:
+                self._drop(end)
+        return False
 
     def writable(self) -> bool:
         """Whether any peer has room."""
@@ -341,10 +354,12 @@ class SimSocket:
 
     def process(self) -> None:
         """:meth:`look` without the question."""
-        self._processed_at = self.network.clock.now()
+        self._processed_at = self.network.clock.time
         self.signalled = False
-        if not self._pending:
-            return
+        if self._pending:
+            self._obey()
+
+    def _obey(self) -> None:
         pending, self._pending = self._pending, []
         for command, end, value in pending:
             if command == READ:
@@ -404,11 +419,6 @@ class SimSocket:
     def _forget(self) -> None:
         self.ends, self.by_id, self._pending = [], {}, []
         self.active.clear()
-
-    def _empty(self, end: End) -> None:
-        end.asleep = True
-        if end.lost:
-            self._drop(end)
 
     def _drop(self, end: End) -> None:
         self.ends.remove(end)

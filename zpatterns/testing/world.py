@@ -106,14 +106,10 @@ class Node:
         self.world.clock.add(timer)
         return timer
 
-    def admits(self, timer: Timer) -> bool:
-        """Whether the process is there and going on."""
-        if timer.life != self.incarnation:
-            return False
-        if self.paused_at is not None:
+    def missed(self, timer: Timer) -> None:
+        """The process is stopped, or another one by now."""
+        if timer.life == self.incarnation:
             self._deferred.append(timer)
-            return False
-        return True
 
 
 class Observer:
