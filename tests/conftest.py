@@ -1,9 +1,10 @@
-"""What holds for all tests, and the fixtures of the ground's tests: driven example cores, and plain sockets."""
+"""What holds for all tests, and the fixtures of many: driven example cores, plain sockets, handlers that wait."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -13,6 +14,7 @@ import zmq
 
 from tests.example import Bench, OnBlocking, OnReactor
 from tests.waiting import DEADLINE
+from zpatterns.handlers import Request
 
 PLUGIN = "zpatterns.testing.plugin"
 
@@ -50,3 +52,24 @@ def peer() -> Iterator[Callable[..., zmq.Socket[bytes]]]:
             return socket
 
         yield make
+
+
+class Hold:
+    """A handler that answers when it is let go; at once if it is asked for ``now``."""
+
+    def __init__(self) -> None:
+        self.release = threading.Event()
+        self.begun: list[bytes] = []
+
+    def __call__(self, request: Request) -> bytes:
+        self.begun.append(request.body)
+        if request.body != b"now":
+            self.release.wait(DEADLINE)
+        return request.body
+
+
+@pytest.fixture
+def hold() -> Iterator[Hold]:
+    handler = Hold()
+    yield handler
+    handler.release.set()

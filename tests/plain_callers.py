@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import ExitStack
 from typing import Any
+
+import zmq
 
 from tests.mdp.callers import in_thread
 from tests.waiting import DEADLINE
 from zpatterns.calls import AsyncCalls
 from zpatterns.testing import BackgroundReactor
+
+NOBODY = "tcp://127.0.0.1:1"
+LOOPBACK = "tcp://127.0.0.1:*"
 
 
 class Caller:
@@ -74,3 +81,20 @@ class Async(Caller):
 def behind_one_face(client: Any) -> Caller:
     """The caller that suits a client."""
     return Async(client) if isinstance(client, AsyncCalls) else Blocking(client)
+
+
+def maker(kind: type[Any]) -> Iterator[Callable[..., Caller]]:
+    """For a fixture: makes clients of that kind, ``make(endpoints, retries=0)``, and closes them at the end."""
+    with ExitStack() as stack:
+
+        def make(endpoints: Any, **options: Any) -> Caller:
+            made = behind_one_face(kind(endpoints, **({"timeout": DEADLINE} | options)))
+            stack.callback(made.close)
+            return made
+
+        yield make
+
+
+def where(socket: zmq.Socket[bytes]) -> str:
+    """The endpoint that a socket is bound to."""
+    return socket.getsockopt(zmq.LAST_ENDPOINT).decode().rstrip("\0")  # type: ignore[union-attr]

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -16,30 +15,22 @@ import pytest
 import zmq
 
 from tests.mdp.callers import in_thread
-from tests.plain_callers import Caller, behind_one_face
+from tests.plain_callers import LOOPBACK, NOBODY, Caller, maker, where
+from tests.plain_client_promises import ClientPromises
 from tests.waiting import DEADLINE, eventually, until
-from zpatterns.errors import ClosedError, EndpointError, ForkedError, QueueFull, RemoteError, RequestTimeout
+from zpatterns.errors import ClosedError, EndpointError, QueueFull, RemoteError, RequestTimeout
 from zpatterns.freelance import AsyncFreelanceClient, FreelanceClient, FreelanceServer
 from zpatterns.freelance.events import ServerDown
 from zpatterns.handlers import Request
 from zpatterns.testing import BackgroundReactor, ReservedPort
 
-NOBODY = "tcp://127.0.0.1:1"
-LOOPBACK = "tcp://127.0.0.1:*"
 MODELS = ["addressed", "shotgun", "failover"]
 
 
 @pytest.fixture(params=[FreelanceClient, AsyncFreelanceClient])
 def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., Caller]]:
     """Makes clients: ``make(endpoints, model="failover")``."""
-    with ExitStack() as stack:
-
-        def caller(endpoints: Any, **options: Any) -> Caller:
-            made = behind_one_face(request.param(endpoints, **({"timeout": DEADLINE} | options)))
-            stack.callback(made.close)
-            return made
-
-        yield caller
+    yield from maker(request.param)
 
 
 @pytest.fixture
@@ -53,30 +44,6 @@ def serve() -> Iterator[Callable[..., FreelanceServer]]:
             return reactor.start(FreelanceServer(LOOPBACK, handler=handler, **options))
 
         yield start
-
-
-class Hold:
-    """A handler that answers when it is let go."""
-
-    def __init__(self) -> None:
-        self.release = threading.Event()
-        self.begun: list[bytes] = []
-
-    def __call__(self, request: Request) -> bytes:
-        self.begun.append(request.body)
-        self.release.wait(DEADLINE)
-        return request.body
-
-
-@pytest.fixture
-def hold() -> Iterator[Hold]:
-    handler = Hold()
-    yield handler
-    handler.release.set()
-
-
-def where(socket: zmq.Socket[bytes]) -> str:
-    return socket.getsockopt(zmq.LAST_ENDPOINT).decode().rstrip("\0")  # type: ignore[union-attr]
 
 
 class TestRequests:
@@ -317,14 +284,6 @@ class TestEnding:
 
         asyncio.run(main())
 
-    def test_afterwards_it_says_so(self):
-        client = FreelanceClient(NOBODY)
-        client.close()
-        client.close()
-        for use in (lambda: client.request(b""), lambda: client.add_server("tcp://127.0.0.1:2")):
-            with pytest.raises(ClosedError, match="this FreelanceClient was closed"):
-                use()
-
     @pytest.mark.parametrize("model", MODELS)
     def test_threads_share_a_client_of_which_no_thread_is_left(self, serve, model):
         server = serve(model=model, concurrency=2)
@@ -346,63 +305,36 @@ class TestEnding:
         result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
         assert (result.returncode, result.stdout, result.stderr) == (0, "[b'x']\n", "")
 
-    def test_it_belongs_to_one_loop(self, serve):
-        client = AsyncFreelanceClient(serve().endpoint)
 
-        async def ask() -> list[bytes]:
-            return await client.request(b"hello")
-
-        with BackgroundReactor() as other:
-            assert other.run(ask()) == [b"hello"]
-            with pytest.raises(RuntimeError, match="this AsyncFreelanceClient belongs to another event loop"):
-                asyncio.run(ask())
-            other.run(client.close())
-
-    def test_it_does_not_survive_a_fork(self, serve):
-        with FreelanceClient(serve().endpoint) as client:
-            client._process._pid += 1  # as a child would find it
-            with pytest.raises(ForkedError, match="this FreelanceClient was made in process"):
-                client.request(b"x")
-            client._process._pid -= 1
+class TestPromises(ClientPromises):
+    Client, AsyncClient = FreelanceClient, AsyncFreelanceClient
 
 
 class TestMisuse:
-    @pytest.mark.parametrize("kind", [FreelanceClient, AsyncFreelanceClient])
     @pytest.mark.parametrize(
         ("options", "text"),
         [
-            ({"timeout": 0}, "timeout must be a positive number"),
-            ({"retries": -1}, "retries must be 0 or more"),
-            ({"attempt_timeout": 0}, "attempt_timeout must be a positive number"),
-            ({"max_in_flight": 0}, "max_in_flight must be at least 1"),
             ({"heartbeat_interval": 0}, "heartbeat_interval must be a positive number"),
             ({"liveness": 0}, "liveness must be at least 1"),
             ({"model": "lucky"}, "model must be"),
         ],
     )
-    def test_values_that_make_no_sense(self, kind, options, text):
-        with pytest.raises(ValueError, match=text):
-            kind(NOBODY, **options)
+    def test_values_that_make_no_sense(self, options, text):
+        for kind in (FreelanceClient, AsyncFreelanceClient):
+            with pytest.raises(ValueError, match=text):
+                kind(NOBODY, **options)
 
-    @pytest.mark.parametrize("kind", [FreelanceClient, AsyncFreelanceClient])
-    @pytest.mark.parametrize("endpoints", ["nonsense", [], [NOBODY, "tcp://"], LOOPBACK])
-    def test_addresses_that_are_none(self, kind, endpoints):
-        with pytest.raises(EndpointError):
-            kind(endpoints)
-
-    @pytest.mark.parametrize(
-        ("model", "frames", "options", "error"),
-        [
-            ("addressed", (42,), {}, TypeError),
-            ("addressed", (b"",), {"timeout": 0}, ValueError),
-            ("shotgun", (b"a", b"b"), {}, ValueError),
-        ],
-    )
-    def test_calls_that_make_no_sense(self, make, model, frames, options, error):
-        caller = make(NOBODY, model=model)
-        with pytest.raises(error):
-            caller.ask(*frames, **options)
+    def test_shotgun_has_one_frame(self, make):
+        caller = make(NOBODY, model="shotgun")
+        with pytest.raises(ValueError):
+            caller.ask(b"a", b"b")
         assert caller.statistics().calls == 0
+
+    def test_no_server_is_added_afterwards(self):
+        client = FreelanceClient(NOBODY)
+        client.close()
+        with pytest.raises(ClosedError, match="this FreelanceClient was closed"):
+            client.add_server("tcp://127.0.0.1:2")
 
     def test_an_endpoint_that_is_given_twice_is_one_server(self):
         with FreelanceClient([NOBODY, NOBODY]) as client:

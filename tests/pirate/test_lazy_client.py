@@ -7,7 +7,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -15,30 +14,22 @@ import pytest
 import zmq
 
 from tests.mdp.callers import in_thread
-from tests.plain_callers import Caller, behind_one_face
+from tests.plain_callers import LOOPBACK, NOBODY, Caller, maker, where
+from tests.plain_client_promises import ClientPromises
 from tests.waiting import DEADLINE, eventually, until
 from zpatterns.calls_core import AttemptFailed
-from zpatterns.errors import ClosedError, EndpointError, ForkedError, QueueFull, RemoteError, RequestTimeout
+from zpatterns.errors import ClosedError, QueueFull, RemoteError, RequestTimeout
 from zpatterns.handlers import Request
 from zpatterns.pirate import AsyncLazyPirateClient, LazyPirateClient, LazyPirateServer
 from zpatterns.testing import BackgroundReactor, ReservedPort
 
-NOBODY = "tcp://127.0.0.1:1"
-LOOPBACK = "tcp://127.0.0.1:*"
 ERROR = b"\x00ZPATTERNS-ERROR\x00"
 
 
 @pytest.fixture(params=[LazyPirateClient, AsyncLazyPirateClient])
 def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., Caller]]:
     """Makes clients: ``make(endpoint, retries=0)``."""
-    with ExitStack() as stack:
-
-        def caller(endpoints: Any, **options: Any) -> Caller:
-            made = behind_one_face(request.param(endpoints, **({"timeout": DEADLINE} | options)))
-            stack.callback(made.close)
-            return made
-
-        yield caller
+    yield from maker(request.param)
 
 
 @pytest.fixture
@@ -50,29 +41,6 @@ def serve() -> Iterator[Callable[..., LazyPirateServer]]:
             return reactor.start(LazyPirateServer(LOOPBACK, handler=handler, **options))
 
         yield start
-
-
-class Hold:
-    """A handler that answers when it is let go; at once if it is asked for that."""
-
-    def __init__(self) -> None:
-        self.release = threading.Event()
-
-    def __call__(self, request: Request) -> bytes:
-        if request.body != b"now":
-            self.release.wait(DEADLINE)
-        return request.body
-
-
-@pytest.fixture
-def hold() -> Iterator[Hold]:
-    handler = Hold()
-    yield handler
-    handler.release.set()
-
-
-def where(socket: zmq.Socket[bytes]) -> str:
-    return socket.getsockopt(zmq.LAST_ENDPOINT).decode().rstrip("\0")  # type: ignore[union-attr]
 
 
 class TestRequests:
@@ -265,22 +233,6 @@ class TestEnding:
             with pytest.raises(ClosedError):
                 call.result(DEADLINE)
 
-    def test_afterwards_it_says_so(self):
-        client = LazyPirateClient(NOBODY)
-        client.close()
-        client.close()
-        with pytest.raises(ClosedError, match="this LazyPirateClient was closed"):
-            client.request(b"")
-
-        async def main() -> None:
-            async with AsyncLazyPirateClient(NOBODY) as caller:
-                pass
-            await caller.close()
-            with pytest.raises(ClosedError, match="this AsyncLazyPirateClient was closed"):
-                await caller.request(b"")
-
-        asyncio.run(main())
-
     def test_attempts_leave_no_descriptors(self, peer):
         rep = peer(zmq.REP, bind=LOOPBACK)
         with LazyPirateClient(where(rep), timeout=0.4, retries=7) as client:
@@ -292,25 +244,6 @@ class TestEnding:
                     client.request(b"x")
             until(lambda: len(os.listdir("/dev/fd")) <= before + 2, "the sockets of attempts are closed")
             assert client.statistics().connections == 0
-
-    def test_it_belongs_to_one_loop(self, serve):
-        client = AsyncLazyPirateClient(serve().endpoint)
-
-        async def ask() -> list[bytes]:
-            return await client.request(b"hello")
-
-        with BackgroundReactor() as other:
-            assert other.run(ask()) == [b"hello"]
-            with pytest.raises(RuntimeError, match="this AsyncLazyPirateClient belongs to another event loop"):
-                asyncio.run(ask())
-            other.run(client.close())
-
-    def test_it_does_not_survive_a_fork(self, serve):
-        with LazyPirateClient(serve().endpoint) as client:
-            client._process._pid += 1  # as a child would find it
-            with pytest.raises(ForkedError, match="this LazyPirateClient was made in process"):
-                client.request(b"x")
-            client._process._pid -= 1
 
 
 def test_threads_share_a_client_which_starts_none_of_its_own(serve):
@@ -327,34 +260,5 @@ def test_threads_share_a_client_which_starts_none_of_its_own(serve):
         until(lambda: threading.active_count() <= before, "no thread of the client's own")
 
 
-class TestMisuse:
-    @pytest.mark.parametrize("kind", [LazyPirateClient, AsyncLazyPirateClient])
-    @pytest.mark.parametrize(
-        ("options", "text"),
-        [
-            ({"timeout": 0}, "timeout must be a positive number"),
-            ({"timeout": float("inf")}, "timeout must be a positive number"),
-            ({"retries": -1}, "retries must be 0 or more"),
-            ({"attempt_timeout": 0}, "attempt_timeout must be a positive number"),
-            ({"max_in_flight": 0}, "max_in_flight must be at least 1"),
-        ],
-    )
-    def test_values_that_make_no_sense(self, kind, options, text):
-        with pytest.raises(ValueError, match=text):
-            kind(NOBODY, **options)
-
-    @pytest.mark.parametrize("kind", [LazyPirateClient, AsyncLazyPirateClient])
-    @pytest.mark.parametrize("endpoints", ["nonsense", [], [NOBODY, "tcp://"], "tcp://127.0.0.1:*"])
-    def test_addresses_that_are_none(self, kind, endpoints):
-        with pytest.raises(EndpointError):
-            kind(endpoints)
-
-    @pytest.mark.parametrize(
-        ("frames", "options", "error"),
-        [((42,), {}, TypeError), ((None,), {}, TypeError), ((b"",), {"timeout": 0}, ValueError)],
-    )
-    def test_calls_that_make_no_sense(self, make, frames, options, error):
-        caller = make(NOBODY)
-        with pytest.raises(error):
-            caller.ask(*frames, **options)
-        assert caller.statistics().calls == 0
+class TestPromises(ClientPromises):
+    Client, AsyncClient = LazyPirateClient, AsyncLazyPirateClient
