@@ -13,7 +13,7 @@ from tests.example import CallerCore, EchoCore, Told, endpoint_of
 from tests.waiting import until
 from zpatterns.core import Cancel, Frames, PortId, SendFailure
 from zpatterns.driver import DRAIN_BUDGET
-from zpatterns.sockets import SocketSettings
+from zpatterns.sockets import Link, SocketSettings
 
 
 class TestATurn:
@@ -181,6 +181,25 @@ class TestReading:
         until(lambda: len(core.received) == 3000, "all messages")
         assert max(core.batches) <= DRAIN_BUDGET
         assert [int(frames[1]) for frames in core.received] == list(range(3000))
+
+    @pytest.mark.parametrize(("end_is_cheap", "budget"), [(True, DRAIN_BUDGET), (False, 1)])
+    def test_a_whole_batch_is_asked_for_at_once_unless_its_end_is_an_exception(
+        self, bench, peer, monkeypatch, end_is_cheap, budget
+    ):
+        asked: list[int] = []
+        receive = Link.receive
+
+        def counted(link: Link, budget: int) -> list[Frames]:
+            asked.append(budget)
+            return receive(link, budget)
+
+        monkeypatch.setattr(Link, "end_is_cheap", end_is_cheap)
+        monkeypatch.setattr(Link, "receive", counted)
+        core = EchoCore(echo=False)
+        server = bench.drive(core)
+        peer(zmq.DEALER, connect=server.bind()).send(b"ball")
+        until(lambda: core.received, "the message")
+        assert asked[0] == budget
 
     def test_nothing_is_read_while_the_core_does_not_want_to(self, bench, peer):
         core = EchoCore()

@@ -161,9 +161,9 @@ class Driver:
         if link.closed or self.closed:
             return
         core, port = self.core, link.port
-        budget, rounds = 1, 0
-        # One message first: most wake-ups bring just one, and asking whether there are more is cheaper than
-        # the exception that says there are none.
+        # Where the end of a batch is an exception, one message first: most wake-ups bring just one, and asking whether
+        # there are more is cheaper.
+        budget, rounds = DRAIN_BUDGET if link.end_is_cheap else 1, 0
         while not link.closed and (events := link.events()):
             if events & POLLOUT:
                 self._flush(self.now(), link)

@@ -269,6 +269,11 @@ class Link:
         ready = self._transfer.events()
         return ready if self._boxes and not self.routed else ready & POLLIN
 
+    @property
+    def end_is_cheap(self) -> bool:
+        """Whether :meth:`receive` may be asked for more than there is."""
+        return self._transfer.end_is_cheap
+
     def receive(self, budget: int) -> list[Frames]:
         """Up to `budget` messages that have arrived; fewer once there are no more."""
         batch = self._transfer.receive(budget)

@@ -44,6 +44,10 @@ _FUNCTIONS = (
 class Transfer(Protocol):
     """One socket's messages. No call ever waits."""
 
+    @property
+    def end_is_cheap(self) -> bool:
+        """Whether to ask for one message more than there are costs next to nothing."""
+
     def events(self) -> int:
         """What could be done now: POLLIN, POLLOUT, both or 0."""
 
@@ -57,6 +61,7 @@ class Transfer(Protocol):
 class PlainTransfer:
     """Through pyzmq's own calls, given as functions."""
 
+    end_is_cheap = False  # it is an exception
     __slots__ = ("_poll", "_receive", "_routed", "_send")
 
     def __init__(
@@ -122,6 +127,7 @@ class PlainTransfer:
 class CompiledTransfer:
     """Through ``_frames.c``."""
 
+    end_is_cheap = True
     __slots__ = ("_module", "_socket")
 
     def __init__(self, module: ModuleType, socket: zmq.Socket[bytes]) -> None:

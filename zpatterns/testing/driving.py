@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 class SimTransfer:
     """A simulated socket's messages, in and out: what is read and what was taken is told to the world's observers."""
 
+    end_is_cheap = False
     __slots__ = ("_link", "_sim", "_world")
 
     def __init__(self, link: SimLink) -> None:
