@@ -72,7 +72,7 @@ class ClientCore:
         self.replica = Replica(options.kept_max, options.kept_bytes_max)
         self.sets = Sets(options.sets, rng, self._commands, self._send_set)
         self._backoff = Backoff(self._interval / 4, self._lease, rng)
-        self._state = ClientState.CLOSED
+        self.state = ClientState.CLOSED
         self.public_state = CloneState.LOST
         self._reason = ""
         self._given_up = 0  # servers in a row
@@ -121,13 +121,9 @@ class ClientCore:
 
     def close(self, now: float) -> None:
         """End every set, and close every connection."""
-        if self._state is not ClientState.CLOSED:
+        if self.state is not ClientState.CLOSED:
             self._step(ClientInput.CLOSE, now, "closed")
         self.sets.close(now)
-
-    @property
-    def state(self) -> ClientState:
-        return self._state
 
     # Messages in.
 
@@ -154,11 +150,11 @@ class ClientCore:
         self._heard_at = now
         if not self._is_live:
             self._is_live = True
-            if self._state is ClientState.JOINING:
+            if self.state is ClientState.JOINING:
                 self._step(ClientInput.PROOF, now)
-            elif self._state is ClientState.FETCHING:
+            elif self.state is ClientState.FETCHING:
                 self._due_at = now + self._lease
-            elif self._state is ClientState.FOLLOWING and self._is_blind and self._audit.is_foreign:
+            elif self.state is ClientState.FOLLOWING and self._is_blind and self._audit.is_foreign:
                 self._gap("the subscription was not live when the snapshot was asked for", now)
         if message.key == wire.HUGZ:
             self._hugz(message, now)
@@ -193,14 +189,14 @@ class ClientCore:
 
     @property
     def _reached(self) -> int:
-        return self.replica.last if self._state is ClientState.FOLLOWING else -1
+        return self.replica.last if self.state is ClientState.FOLLOWING else -1
 
     def _hugz(self, message: wire.KeyValue, now: float) -> None:
         self._heartbeats += 1
         self._server.gives_hugz = True
         audit, reached = self._audit, self.replica.last
         status = wire.status_of(wire.parse_properties(message.properties)) if message.properties else None
-        if self._state is not ClientState.FOLLOWING:
+        if self.state is not ClientState.FOLLOWING:
             if audit.status is None and status is not None:
                 audit.met(status)
                 self.sets.resend(now)  # they need not wait for the snapshot
@@ -214,7 +210,7 @@ class ClientCore:
         count = len(frames)
         if count == 5:
             message = wire.parse_key_value(frames)
-            if message is None or message.key == wire.HUGZ or self._state is not ClientState.FETCHING:
+            if message is None or message.key == wire.HUGZ or self.state is not ClientState.FETCHING:
                 self._drops.add("invalid" if message is None or message.key == wire.HUGZ else "unsolicited")
                 return
             self._due_at = now + self._lease
@@ -271,11 +267,11 @@ class ClientCore:
     # States.
 
     def _step(self, what: ClientInput, now: float, reason: str = "") -> None:
-        transition = TRANSITIONS.get((self._state, what))
+        transition = TRANSITIONS.get((self.state, what))
         if transition is None:
             return
         action, state = transition
-        self._state = state
+        self.state = state
         self._reason = reason
         action(self, now)
         self._tell_state(reason)
@@ -354,13 +350,12 @@ class ClientCore:
         self._due_at = None
 
     def _tell_state(self, reason: str) -> None:
-        if self._state is ClientState.FOLLOWING:
+        # A whole round without an answer is remembered until there is one.
+        is_lost = self._given_up >= len(self._servers) or self.public_state is CloneState.LOST
+        if self.state is ClientState.FOLLOWING:
             state = CloneState.CONNECTED
-        elif self._state is ClientState.CLOSED or self._given_up >= len(self._servers) or not self._snapshots:
-            state = CloneState.LOST
         else:
-            # A whole round without an answer is remembered until there is one.
-            state = CloneState.SUSPENDED if self.public_state is not CloneState.LOST else CloneState.LOST
+            state = CloneState.LOST if is_lost or self.state is ClientState.CLOSED else CloneState.SUSPENDED
         if state is not self.public_state:
             self.public_state = state
             self._events.append(StateChanged(state, reason))
@@ -414,18 +409,18 @@ class ClientCore:
 
     def next_timer(self) -> float | None:
         times = [self._due_at, self.sets.next_timer()]
-        if self._state is ClientState.FOLLOWING and self._server.gives_hugz:
+        if self.state is ClientState.FOLLOWING and self._server.gives_hugz:
             times.append(self._heard_at + self._lease)
         return min((when for when in times if when is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
         due = self._due_at is not None and self._due_at <= now
-        if self._state is ClientState.FOLLOWING:
+        if self.state is ClientState.FOLLOWING:
             if self._server.gives_hugz and self._heard_at + self._lease <= now:
                 self._step(ClientInput.GIVE_UP, now, f"nothing was heard of it for {self._lease:.3g} s")
-        elif due and self._state is ClientState.JOINING:
+        elif due and self.state is ClientState.JOINING:
             self._step(ClientInput.PATIENCE_OVER, now)
-        elif due and self._state is ClientState.BEHIND:
+        elif due and self.state is ClientState.BEHIND:
             self._step(ClientInput.RETRY, now)
         elif due:
             self._step(ClientInput.GIVE_UP, now, "its snapshot did not begin, or did not go on, in time")
@@ -471,13 +466,13 @@ class ClientCore:
 
     def check_invariants(self) -> None:
         replica = self.replica
-        assert replica.is_keeping != (self._state is ClientState.FOLLOWING) or self._state is ClientState.CLOSED
+        assert replica.is_keeping != (self.state is ClientState.FOLLOWING) or self.state is ClientState.CLOSED
         assert replica.kept <= self.options.kept_max and replica.kept_bytes <= self.options.kept_bytes_max
         assert all(value for value, _ in replica.entries.values())
         assert all(key.startswith(self.subtree) for key in replica.entries)
-        waits = self._state in (ClientState.JOINING, ClientState.FETCHING, ClientState.BEHIND)
+        waits = self.state in (ClientState.JOINING, ClientState.FETCHING, ClientState.BEHIND)
         assert (self._due_at is not None) == waits
-        assert (self.public_state is CloneState.CONNECTED) == (self._state is ClientState.FOLLOWING)
+        assert (self.public_state is CloneState.CONNECTED) == (self.state is ClientState.FOLLOWING)
         self.sets.check_invariants()
 
 

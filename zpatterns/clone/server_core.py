@@ -197,13 +197,14 @@ class CloneServerCore:
         if key.count(b"/") > options.depth_max + 1:
             return "too-deep"
         if is_set:
-            store = self.store
-            pair = store.get(key)
-            more = PAIR_OVERHEAD + len(key) + size - (size_of(pair) if pair is not None else 0)
-            if store.bytes + self._journal.bytes + more > options.bytes_max:
-                return "map-full"
-            if pair is None and len(store) + len(self._journal.keys) >= options.keys_max:
-                return "map-full"
+            store, more = self.store, PAIR_OVERHEAD + len(key) + size
+            bytes_left = options.bytes_max - store.bytes - self._journal.bytes
+            is_full = len(store) + len(self._journal.keys) >= options.keys_max
+            # Only near its end does it matter what is there already.
+            if is_full or more > bytes_left:
+                pair = store.get(key)
+                if more - (size_of(pair) if pair is not None else 0) > bytes_left or (is_full and pair is None):
+                    return "map-full"
         return ""
 
     def _sequence_of(self, key: bytes) -> int:

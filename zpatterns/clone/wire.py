@@ -205,7 +205,7 @@ def status_of(properties: Mapping[bytes, bytes]) -> Status | None:
 
 def previous_property(sequences: Iterable[int]) -> bytes:
     """The line of a KVPUB that tells the sequence before it under each of :func:`prefixes`."""
-    return b"prev=%b\n" % b",".join(b"%d" % sequence for sequence in sequences)
+    return b"prev=%b\n" % b",".join([b"%d" % sequence for sequence in sequences])
 
 
 def previous_of(properties: Mapping[bytes, bytes], subtree: bytes) -> int | None:
