@@ -31,8 +31,8 @@ MUTANTS: Sequence[Mutant] = (
     _bstar(
         "bstar-epoch-does-not-rise",
         CORE,
-        "min(max(self.epoch, self._seen_epoch) + 1, wire.EPOCH_MAX)",
-        "max(self.epoch, self._seen_epoch, 1)",
+        "        return min(known + 1, wire.EPOCH_MAX)\n",
+        "        return max(known, 1)\n",
     ),
     _bstar(
         "bstar-no-stepping-down-after-a-stall",
