@@ -3,6 +3,7 @@ publishes and answers nothing that is not on disk."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def filled(path: Path) -> None:
 def test_what_was_written_comes_back(tmp_path):
     path = str(tmp_path / "map")
     file = StoreFile(path, sequence=100)
-    assert file.kept == (100, [], [])
+    assert file.kept == (100, [], [], 0)
     file.write([change(b"a", 101, b"1"), change(b"b", 102, b"2", ttl=9), change(b"a", 103, b"3", client=b"C")])
     file.write([change(b"c", 104, b"4"), change(b"c", 105, b"")])
     file.close()
@@ -34,8 +35,8 @@ def test_what_was_written_comes_back(tmp_path):
     file.close()
     assert file.kept.sequence == 105
     assert file.kept.rows == [
-        (b"b", 102, uuid(102), b"a=b\n", b"2", 9),
-        (b"a", 103, uuid(103), b"a=b\n", b"3", 0),
+        (b"b", 102, uuid(102), b"a=b\n", b"2", 9, pytest.approx(time.time() - time.monotonic(), abs=60)),
+        (b"a", 103, uuid(103), b"a=b\n", b"3", 0, 0.0),
     ]
     assert file.kept.answers == [(uuid(103), 103)]
 

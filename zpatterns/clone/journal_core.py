@@ -28,7 +28,7 @@ class Journal:
         self.keys: dict[bytes, Change] = {}
         """The last change of each key."""
         self.unanswered: dict[bytes, Change] = {}
-        """By uuid: those whose client waits."""
+        """By uuid: those whose client waits, or may ask."""
 
     def __len__(self) -> int:
         return len(self._writing) + len(self._waiting)
@@ -43,7 +43,7 @@ class Journal:
         if isinstance(change, Change):
             self.bytes += change.size
             self.keys[change.key] = change
-            if change.client is not None:
+            if change.keeps_answer:
                 self.unanswered[change.uuid] = change
 
     def pump(self) -> None:
@@ -67,8 +67,8 @@ class Journal:
         self.bytes -= change.size
         if self.keys.get(change.key) is change:
             del self.keys[change.key]
-        if change.client is not None:
-            self.unanswered.pop(change.uuid, None)
+        if self.unanswered.get(change.uuid) is change:
+            del self.unanswered[change.uuid]
 
     def failed(self, reason: str, now: float) -> None:
         """Nothing of the group is on disk. It is tried again: nothing is lost, and nobody is told that it is safe."""
@@ -81,7 +81,7 @@ class Journal:
         changes = [change for change in self._writing if isinstance(change, Change)]
         self.bytes = sum(change.size for change in changes)
         self.keys = {change.key: change for change in changes}
-        self.unanswered = {change.uuid: change for change in changes if change.client is not None}
+        self.unanswered = {change.uuid: change for change in changes if change.keeps_answer}
         return changes[-1].sequence if changes else 0
 
     @property
@@ -106,6 +106,6 @@ class Journal:
         assert not changes or published < sequences[0] or len(changes) < len(self), "published before it was saved"
         assert self.bytes == sum(change.size for change in changes)
         assert self.keys == {change.key: change for change in changes}
-        assert self.unanswered == {change.uuid: change for change in changes if change.client is not None}
+        assert self.unanswered == {change.uuid: change for change in changes if change.keeps_answer}
         assert self._options.durable or not len(self)
         assert self._writing or not self._waiting, "nobody writes what waits"

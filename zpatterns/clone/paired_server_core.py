@@ -199,11 +199,11 @@ class PairedCloneCore(CloneServerCore):
     def follow(self, update: Update) -> None:
         """Follower: the next change of the map."""
         self._sequence = update.sequence
-        self.has(update)
         if self.options.durable:
             self._journal.add(Change(*update, client=None, is_followed=True))
         else:
             put(self.store, update)
+            self.has(update)
 
     def copied(self, store: Store, now: float) -> None:
         """Follower: a whole copy."""
@@ -237,8 +237,8 @@ class PairedCloneCore(CloneServerCore):
             super()._written(change)
         else:
             put(self.store, Update(*change.update))
-            if change.client is not None:
-                self._remember(change.uuid, wire.OK, change.sequence)  # who asks again, once we serve, must be told
+        if not self._serves or (change.is_followed and change.client is None):
+            self._remember(change.uuid, wire.OK, change.sequence)  # who asks again, once we serve, must be told
 
     def saved(self, now: float) -> None:
         self._look(now)

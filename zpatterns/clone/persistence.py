@@ -6,23 +6,27 @@ something else, is refused before anything is written to it.
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import sqlite3
+import struct
 import threading
+import time
 import urllib.parse
 import zlib
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import NamedTuple
 
 from zpatterns.clone import wire
-from zpatterns.clone.server_state import Change
+from zpatterns.clone.server_state import Change, Era
+from zpatterns.clone.store import Pair
 from zpatterns.errors import StoreError
 
 APPLICATION_ID = 0x7A70434C  # "zpCL"
-VERSION = 1
+VERSION = 2
 
 _HEADER = b"SQLite format 3\0"
 _SCHEMA = f"""
@@ -30,15 +34,16 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 CREATE TABLE pairs (
     key BLOB PRIMARY KEY NOT NULL, sequence INTEGER NOT NULL, uuid BLOB NOT NULL, properties BLOB NOT NULL,
-    body BLOB NOT NULL, ttl INTEGER NOT NULL, checksum INTEGER NOT NULL
+    body BLOB NOT NULL, ttl INTEGER NOT NULL, expires REAL NOT NULL, checksum INTEGER NOT NULL
 );
 CREATE TABLE answers (sequence INTEGER PRIMARY KEY, uuid BLOB NOT NULL, checksum INTEGER NOT NULL);
-CREATE TABLE last (only INTEGER PRIMARY KEY CHECK (only = 1), sequence INTEGER NOT NULL);
+CREATE TABLE last (only INTEGER PRIMARY KEY CHECK (only = 1), sequence INTEGER NOT NULL, epoch INTEGER NOT NULL);
 """
+_INSERT = "INSERT OR REPLACE INTO pairs VALUES (?,?,?,?,?,?,?,?)"
 
 
 class Row(NamedTuple):
-    """One pair as it is kept. `ttl`: seconds, 0 for ever."""
+    """One pair as it is kept. `ttl`: seconds, 0 for ever; `expires`: when they are over (see :class:`StoreFile`)."""
 
     key: bytes
     sequence: int
@@ -46,14 +51,17 @@ class Row(NamedTuple):
     properties: bytes
     body: bytes
     ttl: int
+    expires: float
 
 
 class Kept(NamedTuple):
-    """What a file holds: the last sequence used, the pairs, and the answered sets as uuid and sequence."""
+    """What a file holds: the last sequence used, the pairs, and the answered sets as uuid and sequence. `epoch`: that
+    of the pair of servers under which they were made, 0 for none."""
 
     sequence: int
     rows: list[Row]
     answers: list[tuple[bytes, int]]
+    epoch: int = 0
 
 
 class StoreFile:
@@ -61,10 +69,15 @@ class StoreFile:
 
     `kept`: what was in it. At most `answers_max` answers are kept. Errors: StoreError for a file that cannot be
     opened, is damaged or no store of ours, or is in use.
+
+    Deadlines are written as times of the wall clock, since no other goes on from one process to the next. Each process
+    looks at that clock once, at `wall` in seconds, and counts on by the monotonic one: a step of it changes only what
+    is taken to have passed between two processes, and no pair gets more time than its ttl.
     """
 
-    def __init__(self, path: str, *, sequence: int, answers_max: int = 100_000) -> None:
+    def __init__(self, path: str, *, sequence: int, answers_max: int = 100_000, wall: float | None = None) -> None:
         self.path = path
+        self._wall_ahead = (time.time_ns() / 1e9 if wall is None else wall) - time.monotonic()
         self._answers_max = answers_max
         try:
             is_new = not os.path.exists(path) or not os.path.getsize(path)
@@ -97,11 +110,11 @@ class StoreFile:
             for (line,) in db.execute("PRAGMA quick_check(1)"):
                 if line != "ok":
                     raise self._damaged(line)
-            found = db.execute("SELECT sequence FROM last").fetchall()
-            if len(found) != 1 or not isinstance(found[0][0], int):
+            found = db.execute("SELECT sequence, epoch FROM last").fetchall()
+            if len(found) != 1 or not isinstance(found[0][0], int) or not isinstance(found[0][1], int):
                 raise self._damaged("its last sequence is missing")
             rows: list[Row] = []
-            select = "SELECT key, sequence, uuid, properties, body, ttl, checksum FROM pairs ORDER BY sequence"
+            select = "SELECT key, sequence, uuid, properties, body, ttl, expires, checksum FROM pairs ORDER BY sequence"
             for *fields, checksum in db.execute(select):
                 row = Row(*fields)
                 if not _is_sound(row) or _checksum(row) != checksum or row.sequence > found[0][0]:
@@ -114,7 +127,7 @@ class StoreFile:
                 if not isinstance(uuid, bytes) or _answer_checksum(uuid, sequence) != checksum:
                     raise self._damaged(f"the answer {sequence} is not as it was written")
                 answers.append((uuid, sequence))
-        return Kept(found[0][0], rows, answers)
+        return Kept(found[0][0], rows, answers, found[0][1])
 
     def _open(self, is_new: bool) -> sqlite3.Connection:
         db = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
@@ -123,7 +136,9 @@ class StoreFile:
             db.execute("PRAGMA locking_mode = EXCLUSIVE")
             if is_new:
                 # Before the log is begun: what the file is must be told by the file itself.
-                db.executescript(f"BEGIN EXCLUSIVE;{_SCHEMA}INSERT INTO last VALUES (1, {self.kept.sequence});COMMIT")
+                db.executescript(
+                    f"BEGIN EXCLUSIVE;{_SCHEMA}INSERT INTO last VALUES (1, {self.kept.sequence}, 0);COMMIT"
+                )
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = FULL")
             db.execute("BEGIN EXCLUSIVE")
@@ -137,11 +152,22 @@ class StoreFile:
             raise self._error("another server has just written to it")
         return db
 
-    def write(self, changes: Sequence[Change]) -> None:
+    def deadline(self, row: Row, now: float) -> float:
+        """When the ttl of a pair that was kept is over, in monotonic seconds; a time that has passed, if it is."""
+        return min(row.expires - self._wall_ahead, now + row.ttl)
+
+    def write(self, changes: Sequence[Change | Era]) -> None:
         """Commit `changes`, which are in order of their sequences. Errors: sqlite3.Error, and then none is written."""
+        for change in changes:
+            if isinstance(change, Era):
+                self._write_era(change)  # the only one
+                return
+        self._write_changes([change for change in changes if isinstance(change, Change)])
+
+    def _write_changes(self, changes: Sequence[Change]) -> None:
         last = {change.key: change for change in changes}
         sets = [
-            Row(change.key, change.sequence, change.uuid, change.properties, change.body, change.ttl)
+            Row(*change.update[:6], change.deadline + self._wall_ahead if change.ttl else 0.0)
             for change in last.values()
             if change.body
         ]
@@ -149,11 +175,8 @@ class StoreFile:
         answers = [(change.sequence, change.uuid) for change in changes if change.keeps_answer]
         old = len(self._answered) + len(answers) - self._answers_max
         db = self._db
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            db.executemany(
-                "INSERT OR REPLACE INTO pairs VALUES (?,?,?,?,?,?,?)", [(*row, _checksum(row)) for row in sets]
-            )
+        with self._commit():
+            db.executemany(_INSERT, [(*row, _checksum(row)) for row in sets])
             db.executemany("DELETE FROM pairs WHERE key = ?", deletes)
             db.executemany(
                 "INSERT INTO answers VALUES (?,?,?)",
@@ -163,14 +186,43 @@ class StoreFile:
                 bound = [*self._answered, *(sequence for sequence, _ in answers)][old - 1]
                 db.execute("DELETE FROM answers WHERE sequence <= ?", (bound,))
             db.execute("UPDATE last SET sequence = ?", (changes[-1].sequence,))
+        self._answered.extend(sequence for sequence, _ in answers)
+        for _ in range(old):
+            self._answered.popleft()
+
+    def _write_era(self, era: Era) -> None:
+        """What it says, and its whole map, if it brings one, in the place of the one before."""
+        db = self._db
+        with self._commit():
+            if era.view is not None:
+                db.execute("DELETE FROM pairs")
+                db.execute("DELETE FROM answers")
+                for page in era.view.pages:
+                    db.executemany(_INSERT, [(*row, _checksum(row)) for row in map(self._row, page)])
+            db.execute("UPDATE last SET sequence = ?, epoch = ?", (era.sequence, era.epoch))
+        if era.view is not None:
+            self._answered.clear()
+
+    def _row(self, pair: Pair) -> Row:
+        key, packed, uuid, properties, body = pair[:5]
+        sequence = int.from_bytes(packed, "big")
+        if len(pair) == 5:
+            return Row(key, sequence, uuid, properties.removeprefix(wire.for_ever(b"")), body, 0, 0.0)
+        left = max(1, math.ceil(pair[5] - time.monotonic()))
+        return Row(key, sequence, uuid, properties, body, left, pair[5] + self._wall_ahead)
+
+    @contextmanager
+    def _commit(self) -> Iterator[None]:
+        """All that is written in it, or nothing."""
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
             db.execute("COMMIT")
         except BaseException:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
-        self._answered.extend(sequence for sequence, _ in answers)
-        for _ in range(old):
-            self._answered.popleft()
 
     def close(self) -> None:
         """Close the file. Twice is once."""
@@ -193,11 +245,11 @@ class Saver:
     def __init__(self, file: StoreFile, done: Callable[[str | None], None]) -> None:
         self._file = file
         self._done = done
-        self._groups: queue.SimpleQueue[Sequence[Change] | None] = queue.SimpleQueue()
+        self._groups: queue.SimpleQueue[Sequence[Change | Era] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="zpatterns-clone-store", daemon=True)
         self._thread.start()
 
-    def save(self, changes: Sequence[Change]) -> None:
+    def save(self, changes: Sequence[Change | Era]) -> None:
         """Begin to write `changes`."""
         self._groups.put(changes)
 
@@ -218,14 +270,14 @@ class Saver:
 
 
 def _is_sound(row: Row) -> bool:
-    kinds = (bytes, int, bytes, bytes, bytes, int)
+    kinds = (bytes, int, bytes, bytes, bytes, int, float)
     return (
         all(map(isinstance, row, kinds)) and wire.is_key(row.key) and len(row.uuid) == wire.UUID_SIZE and row.ttl >= 0
     )
 
 
 def _checksum(row: Row) -> int:
-    head = b"%d %d %d %d " % (row.sequence, row.ttl, len(row.key), len(row.properties))
+    head = b"%d %d %d %d " % (row.sequence, row.ttl, len(row.key), len(row.properties)) + struct.pack(">d", row.expires)
     return zlib.crc32(row.body, zlib.crc32(row.properties, zlib.crc32(row.key, zlib.crc32(row.uuid, zlib.crc32(head)))))
 
 

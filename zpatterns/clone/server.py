@@ -8,7 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from zpatterns.clone.persistence import Saver, StoreFile
+from zpatterns.clone.paired_server_core import SEQUENCE_SHIFT, PairedCloneCore
+from zpatterns.clone.persistence import Kept, Row, Saver, StoreFile
 from zpatterns.clone.server_core import CloneServerCore
 from zpatterns.clone.server_state import COLLECTOR, PUBLISHER, SNAPSHOT, ServerOptions, ServerStatistics
 from zpatterns.clone.store import Pair
@@ -19,10 +20,6 @@ from zpatterns.reactor import Reactor, ReactorDriver
 from zpatterns.service import Service
 from zpatterns.sockets import SocketSettings, check_endpoint, default_rng
 from zpatterns.timing import Liveness
-
-SEQUENCE_SHIFT = 20
-"""A server without a store begins at the Unix time in seconds, shifted so far: above all that an earlier life, with
-less than a million updates a second, has published. C clients drop what is not newer."""
 
 _DEFAULTS = ServerOptions()
 _ATTEMPTS = 100
@@ -42,6 +39,8 @@ class CloneServer(Service):
     waits for an answer.
     `pending_max`, `pending_bytes_max`: changes that may wait for the disk. `answers_max`: sets whose answer is kept
     for those who ask again. `joins_max`: snapshots at a time.
+    `peer`: as half of a pair (:class:`zpatterns.bstar.BinaryStar`), where the other half sends snapshots. One of ours
+    says so itself; one of the Guide's does not.
     Errors: ValueError for values that make no sense; EndpointError for an address that is none; StoreError, at the
     start, for a file that cannot be used.
     """
@@ -64,6 +63,7 @@ class CloneServer(Service):
         pending_bytes_max: int = _DEFAULTS.pending_bytes_max,
         answers_max: int = _DEFAULTS.answers_max,
         joins_max: int = _DEFAULTS.joins_max,
+        peer: str | None = None,
         settings: SocketSettings | None = None,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
@@ -85,6 +85,8 @@ class CloneServer(Service):
         self._settings = settings
         self._host_name, self._port = _split(endpoint)
         self._wanted = endpoint
+        self._peer = None if peer is None else _check_peer(peer)
+        self._look: Callable[[float], None] | None = None
         self._core: CloneServerCore | None = None
         self._saver: Saver | None = None
         self.endpoints: tuple[str, ...] = ()
@@ -108,21 +110,18 @@ class CloneServer(Service):
         return fields
 
     def _attach(self, reactor: Reactor) -> None:
-        # The one use of the wall clock: a sequence of another life must not come again.
-        sequence = time.time_ns() // 10**9 << SEQUENCE_SHIFT
+        floor = _sequence_of_now()
         file = None
         if self._path is not None:
-            file = StoreFile(self._path, sequence=sequence, answers_max=self._options.answers_max)
-            sequence = file.kept.sequence
+            file = StoreFile(self._path, sequence=floor, answers_max=self._options.answers_max)
         try:
-            core = self._core = CloneServerCore(sequence, reactor.rng, self._options)
+            core = self._core = self._make_core(reactor, floor, None if file is None else file.kept)
             driver = self._bind(reactor, core)
+            if isinstance(core, PairedCloneCore):
+                core.port = int(self.endpoint.rpartition(":")[2])
             if file is not None:
                 now = driver.now()
-                core.restore(
-                    [_pair(*row, now) for row in file.kept.rows],
-                    file.kept.answers,
-                )
+                core.restore([_pair(row, file.deadline(row, now)) for row in file.kept.rows], file.kept.answers)
                 file.kept.rows.clear()
         except BaseException:
             if file is not None:
@@ -135,6 +134,23 @@ class CloneServer(Service):
 
             self._saver = Saver(file, done)
         driver.call(core.start, driver.now())
+
+    def _join_pair(self, look: Callable[[float], None]) -> None:
+        self._look = look
+
+    def _make_core(self, reactor: Reactor, floor: int, kept: Kept | None) -> CloneServerCore:
+        sequence, epoch = floor, 0
+        if kept is not None:
+            sequence = kept.sequence
+            # A map that was made without a pair is newer than none.
+            epoch = max(kept.epoch, 1 if kept.rows else 0)
+        if self._look is None:
+            if self._peer is not None:
+                raise ValueError("peer is for half of a pair: give this server to a BinaryStar")
+            return CloneServerCore(sequence, reactor.rng, self._options)
+        return PairedCloneCore(
+            sequence, reactor.rng, self._options, floor=floor, epoch=epoch, look=self._look, peer=self._peer
+        )
 
     def _bind(self, reactor: Reactor, core: CloneServerCore) -> ReactorDriver:
         """Bind the three ports; where any will do, until three in a row are free."""
@@ -182,10 +198,24 @@ class CloneServer(Service):
             self._saver = None
 
 
-def _pair(key: bytes, sequence: int, uuid: bytes, properties: bytes, body: bytes, ttl: int, now: float) -> Pair:
+def _sequence_of_now() -> int:
+    """Above all that an earlier life, with less than a million updates a second, has published: C clients drop what is
+    not newer. This is the one use of the wall clock for sequences."""
+    return (time.time_ns() << SEQUENCE_SHIFT) // 10**9
+
+
+def _pair(row: Row, deadline: float) -> Pair:
+    key, sequence, uuid, properties, body, ttl, _ = row
     packed = pack_sequence(sequence)
-    # How much of its life had passed is not known: it begins anew.
-    return (key, packed, uuid, properties, body, now + ttl) if ttl else (key, packed, uuid, for_ever(properties), body)
+    return (key, packed, uuid, properties, body, deadline) if ttl else (key, packed, uuid, for_ever(properties), body)
+
+
+def _check_peer(endpoint: str) -> str:
+    """Errors: EndpointError for one that says no host, or no port of three."""
+    host, port = _split(check_endpoint(endpoint))
+    if not port or host == "*":
+        raise EndpointError(f"the other half's endpoint {endpoint!r} must say host and port", endpoint=endpoint)
+    return endpoint
 
 
 def _split(endpoint: str) -> tuple[str, int]:

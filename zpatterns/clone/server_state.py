@@ -115,13 +115,14 @@ class Era:
     """From here on the map is that of the active of `epoch`, in that `life` of it, as far as `sequence`; with `store`
     it is this one, whole, in the place of the one before."""
 
-    __slots__ = ("begun", "epoch", "life", "sequence", "store")
+    __slots__ = ("begun", "epoch", "life", "sequence", "store", "view")
 
     def __init__(self, epoch: int, life: bytes, sequence: int, store: Store | None = None) -> None:
         self.epoch = epoch
         self.life = life
         self.sequence = sequence
         self.store = store
+        self.view = None if store is None else store.view()
         self.begun = False
 
 

@@ -60,6 +60,12 @@ class History:
         found = {key: self.value(key, sequence) for key in names}
         return {key: value for key, value in found.items() if value is not None}
 
+    def has(self, sequence: int) -> bool:
+        """Whether something was made public under it."""
+        if sequence in self.by_sequence:
+            return True
+        return self.parent is not None and sequence <= self.fork and self.parent.has(sequence)
+
     def made(self, uuid: bytes) -> int | None:
         """The sequence under which the set of that `uuid` is in here."""
         sequence = self.uuids.get(uuid)

@@ -107,14 +107,15 @@ class ClonePairObserver(CloneObserver):
 
     def in_one_order(self, server: str, before: int, after: int) -> bool:
         # What an active made public and its successor had not seen is taken back, and what was before it is told again.
-        branches = [branch for branch in self.histories.get(server, []) if after in branch.by_sequence]
-        return any(before in branch.by_sequence for branch in branches)
+        branch = self._history(server)
+        return branch.has(before) and branch.has(after)
 
     def committed(self, server: CloneServerNode, change: Change) -> None:
         self._safe.setdefault(server.name, {})[change.sequence] = change
-        branch = self._halves[server.name].lineage
-        if not change.is_followed and branch is not None:
-            self._record_change(server, branch, change)
+        on_disk = self._disks.get(server.name)
+        if not change.is_followed and on_disk is not None:
+            # It may be published only under the next epoch, and is then made public by that one too.
+            self._record_change(server, on_disk[0], change)
 
     def committed_era(self, server: ClonePairNode, era: Era) -> None:
         """From now on its disk has another map, or goes on with the one it has."""
