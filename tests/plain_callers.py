@@ -8,8 +8,6 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Any
 
-import zmq
-
 from tests.mdp.callers import in_thread
 from tests.waiting import DEADLINE
 from zpatterns.calls import AsyncCalls
@@ -93,8 +91,3 @@ def maker(kind: type[Any]) -> Iterator[Callable[..., Caller]]:
             return made
 
         yield make
-
-
-def where(socket: zmq.Socket[bytes]) -> str:
-    """The endpoint that a socket is bound to."""
-    return socket.getsockopt(zmq.LAST_ENDPOINT).decode().rstrip("\0")  # type: ignore[union-attr]

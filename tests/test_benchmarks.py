@@ -24,6 +24,7 @@ from benchmarks.peers import percentile
 from benchmarks.processes import BenchmarkError
 from benchmarks.rows import OURS, PEER, RAW, ROWS
 from tests.cli.processes import clean_environment, is_alive
+from tests.example import free_endpoint
 from tests.waiting import DEADLINE, until
 
 ROOT = Path(__file__).parent.parent
@@ -79,12 +80,6 @@ def measured(name: str, *arguments: str, directory: Path) -> tuple[dict[str, Any
     result = python(script(name), "--quick", *arguments, "--json", str(path))
     assert result.returncode == 0, result.stderr
     return json.loads(path.read_text()), result.stdout
-
-
-def free_endpoint() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
 
 
 def ours(*arguments: str) -> str:

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import zmq
 
+from tests.example import endpoint_of
 from tests.mdp.callers import in_thread
-from tests.plain_callers import LOOPBACK, NOBODY, Caller, maker, where
+from tests.plain_callers import LOOPBACK, NOBODY, Caller, maker
 from tests.plain_client_promises import ClientPromises
 from tests.waiting import DEADLINE, eventually, until
 from zpatterns.errors import ClosedError, EndpointError, QueueFull, RemoteError, RequestTimeout
@@ -75,7 +76,7 @@ class TestRequests:
 
     def test_shotgun_goes_to_all_and_takes_the_first_answer(self, make, peer):
         routers = [peer(zmq.ROUTER, bind=LOOPBACK) for _ in range(3)]
-        caller = make([where(router) for router in routers], model="shotgun")
+        caller = make([endpoint_of(router) for router in routers], model="shotgun")
         call = caller.start(b"x")
         asked = [router.recv_multipart() for router in routers]
         assert [frames[1:] for frames in asked] == [[b"", b"1", b"x"]] * 3
@@ -90,7 +91,7 @@ class TestRequests:
 
     def test_failover_is_a_req_to_a_plain_rep(self, make, peer):
         rep = peer(zmq.REP, bind=LOOPBACK)
-        call = make(where(rep), model="failover").start(b"a", b"b")
+        call = make(endpoint_of(rep), model="failover").start(b"a", b"b")
         assert rep.recv_multipart() == [b"a", b"b"]
         rep.send_multipart([b"c", b"d"])
         assert call.result(DEADLINE) == [b"c", b"d"]
@@ -98,7 +99,7 @@ class TestRequests:
     def test_addressed_reaches_a_bare_router_by_any_spelling_and_without_identity(self, make, peer):
         """CONNECT_ROUTING_ID: the name by which we know a server is ours to choose."""
         router = peer(zmq.ROUTER, bind=LOOPBACK)
-        port = where(router).rpartition(":")[2]
+        port = endpoint_of(router).rpartition(":")[2]
         call = make(f"tcp://localhost:{port}").start(b"x")
         while (frames := router.recv_multipart())[1] == b"PING":
             router.send_multipart([frames[0], b"PONG"])
@@ -153,9 +154,9 @@ class TestServers:
 
     def test_a_slow_server_that_answers_pings_is_sent_a_call_once(self, make, serve, hold):
         server = serve(hold, concurrency=4)
-        caller = make(server.endpoint, attempt_timeout=0.1, retries=20, heartbeat_interval=0.2)
+        caller = make(server.endpoint, attempt_timeout=0.1, retries=20, heartbeat_interval=0.1, liveness=15)
         call = caller.start(b"slow")
-        until(lambda: caller.statistics().pings >= 5, "it is asked whether it is there")
+        until(lambda: caller.statistics().pings >= 20, "it is asked whether it is there, for longer than its lease")
         assert caller.statistics().attempts == 1
         hold.release.set()
         assert call.result(DEADLINE) == [b"slow"]
@@ -164,7 +165,7 @@ class TestServers:
     def test_servers_are_pinged_while_nobody_calls(self, make, peer):
         router = peer(zmq.ROUTER, bind=LOOPBACK)
         events: list[Any] = []
-        caller = make(where(router), heartbeat_interval=0.1, liveness=8, on_event=events.append)
+        caller = make(endpoint_of(router), heartbeat_interval=0.1, liveness=8, on_event=events.append)
         call = caller.start(b"x")
         while (frames := router.recv_multipart())[1] == b"PING":
             router.send_multipart([frames[0], b"PONG"])
@@ -253,7 +254,7 @@ class TestEnding:
         router = peer(zmq.ROUTER, bind=LOOPBACK)
         began = time.monotonic()
         with pytest.raises(RequestTimeout, match="is any of the servers there") as caught:
-            make([where(router), NOBODY], model=model).ask(b"", timeout=0.3)
+            make([endpoint_of(router), NOBODY], model=model).ask(b"", timeout=0.3)
         assert 0.3 <= time.monotonic() - began < DEADLINE
         assert isinstance(caught.value, TimeoutError)
 

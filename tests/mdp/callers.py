@@ -88,13 +88,13 @@ async def collect(parts: AsyncIterator[list[bytes]]) -> list[list[bytes]]:
     return [part async for part in parts]
 
 
-def in_thread(work: Callable[[], Any]) -> Future[Any]:
+def in_thread(work: Callable[..., Any], *arguments: Any) -> Future[Any]:
     """Run `work` in a thread of its own, which does not keep the tests from ending."""
     future: Future[Any] = Future()
 
     def run() -> None:
         try:
-            future.set_result(work())
+            future.set_result(work(*arguments))
         except BaseException as error:
             future.set_exception(error)
 

@@ -4,26 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import zmq
 
+from tests.waiting import DEADLINE, until
 from zpatterns import Reactor
 from zpatterns.reactor import Runnable
-
-PATIENCE = 20.0
-"""Seconds after which a condition is taken never to come true."""
-
-
-def eventually(condition: Callable[[], object], what: str) -> None:
-    """Wait until `condition` is true; fail with `what` if it never is."""
-    deadline = time.monotonic() + PATIENCE
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, f"never: {what}"
-        pause.wait(0.002)
 
 
 @contextlib.contextmanager
@@ -35,11 +23,11 @@ def serving(*services: Runnable) -> Iterator[None]:
     try:
         for service in services:
             if hasattr(service, "endpoints"):
-                eventually(lambda service=service: service.endpoints or not thread.is_alive(), "bound")  # type: ignore[misc]
+                until(lambda service=service: service.endpoints or not thread.is_alive(), "bound")  # type: ignore[misc]
         yield
     finally:
         reactor.stop()
-        thread.join(PATIENCE)
+        thread.join(DEADLINE)
         assert not thread.is_alive()
 
 
@@ -59,11 +47,11 @@ class Peers:
         self.context.term()
 
     def socket(self, kind: int, endpoint: str = "", **options: Any) -> zmq.Socket[bytes]:
-        """A socket that waits :data:`PATIENCE` for a message, connected to `endpoint` if there is one."""
+        """A socket that waits :data:`DEADLINE` seconds for a message, connected to `endpoint` if there is one."""
         socket = self.context.socket(kind)
         self._sockets.append(socket)
         socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.RCVTIMEO, round(PATIENCE * 1000))
+        socket.setsockopt(zmq.RCVTIMEO, round(DEADLINE * 1000))
         for name, value in options.items():
             socket.setsockopt(getattr(zmq, name.upper()), value)
         if endpoint:

@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 import pytest
 import zmq
 
-from tests.mdp.live import PATIENCE, Peers, serving
+from tests.mdp.live import Peers, serving
 from tests.mdp.mutate import Mutator
+from tests.waiting import DEADLINE
 from zpatterns.mdp import Broker
 
 MESSAGES = 20_000
@@ -68,7 +69,7 @@ def test_the_broker_serves_after_peers_that_take_nothing_and_leave_in_the_middle
     mutator = Mutator(7, [b"victim"])
     with serving(broker), Peers() as peers:
         for number in range(20):
-            sender = peers.socket(zmq.DEALER, broker.endpoint, rcvhwm=1, sndtimeo=round(PATIENCE * 1000))
+            sender = peers.socket(zmq.DEALER, broker.endpoint, rcvhwm=1, sndtimeo=round(DEADLINE * 1000))
             for _ in range(200):
                 sender.send_multipart(mutator.command())
                 sender.send_multipart([b"", b"MDPC01", b"mmi.workers", b"x"])
@@ -86,7 +87,7 @@ def test_the_broker_serves_after_noise_below_zmtp(caplog):
         address = urlsplit(broker.endpoint)
         held = []
         for number in range(60):
-            connection = plain.create_connection((address.hostname, address.port), timeout=PATIENCE)
+            connection = plain.create_connection((address.hostname, address.port), timeout=DEADLINE)
             held.append(connection)
             noise = (
                 rng.randbytes(200),

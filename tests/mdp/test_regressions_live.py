@@ -9,7 +9,8 @@ import threading
 import pytest
 import zmq
 
-from tests.mdp.live import PATIENCE, Peers, eventually, serving
+from tests.mdp.live import Peers, serving
+from tests.waiting import DEADLINE, until
 from zpatterns.core import Event, PortId, SendFailure, SocketKind
 from zpatterns.errors import RemoteError, RequestTimeout
 from zpatterns.handlers import Request
@@ -65,12 +66,12 @@ def test_clients_a_request_the_caller_gave_up_on_is_not_delivered_when_the_serve
                     client.request("echo", b"given up")
             server = peers.socket(zmq.ROUTER)
             server.bind(endpoint)
-            thread = threading.Thread(target=client.request, args=("echo", b"wanted"), kwargs={"timeout": PATIENCE})
+            thread = threading.Thread(target=client.request, args=("echo", b"wanted"), kwargs={"timeout": DEADLINE})
             thread.start()
             peer, *frames = server.recv_multipart()
             assert frames == [b"", b"MDPC01", b"echo", b"wanted"], "the first that arrives"
             server.send_multipart([peer, b"", b"MDPC01", b"echo", b"fine"])
-            thread.join(PATIENCE)
+            thread.join(DEADLINE)
             assert not thread.is_alive()
             assert not server.poll(0), "and the only one"
 
@@ -109,7 +110,7 @@ def test_pyzmq_an_exception_in_a_callback_does_not_wedge_the_socket():
         for number in range(20):
             worker = peers.socket(zmq.DEALER, broker.endpoint)
             worker.send_multipart([b"", b"MDPW01", b"\x01", b"s%d" % number])
-            eventually(lambda number=number: len(heard) > number, "the event of the registration")  # type: ignore[misc]
+            until(lambda number=number: len(heard) > number, "the event of the registration")  # type: ignore[misc]
             client = peers.socket(zmq.REQ, broker.endpoint)
             client.send_multipart([b"MDPC01", b"mmi.service", b"s%d" % number])
             assert client.recv_multipart() == [b"MDPC01", b"mmi.service", b"200"]
@@ -128,7 +129,7 @@ def test_pyzmq_an_exception_in_the_core_itself_costs_one_batch():
         receive_many(*args, **kwargs)
 
     core.receive_many = fail_now_and_then  # type: ignore[method-assign]
-    with serving(broker), Client(broker.endpoint, timeout=PATIENCE, attempt_timeout=0.1, retries=100) as client:
+    with serving(broker), Client(broker.endpoint, timeout=DEADLINE, attempt_timeout=0.1, retries=100) as client:
         for _ in range(5):
             assert client.has_service("nothing") is False
     assert len(calls) >= 10
@@ -145,7 +146,7 @@ def test_pyzmq_a_handler_that_raises_anything_at_all_costs_one_request():
     broker = Broker("tcp://127.0.0.1:*")
     with serving(broker):
         worker = Worker(broker.endpoint, service="odd", handler=handle)
-        with serving(worker), Client(broker.endpoint, timeout=PATIENCE, retries=0) as client:
+        with serving(worker), Client(broker.endpoint, timeout=DEADLINE, retries=0) as client:
             for body, code in (("exit", "SystemExit"), ("nothing to send", "TypeError")) * 3:
                 with pytest.raises(RemoteError) as error:
                     client.request("odd", body)
@@ -161,7 +162,7 @@ def test_pyzmq_one_full_peer_does_not_stop_the_loop():
     body = b"x" * 100_000
     with serving(broker):
         worker = Worker(broker.endpoint, service="echo", handler=echo)
-        with serving(worker), Peers() as peers, Client(broker.endpoint, timeout=PATIENCE, retries=0) as client:
+        with serving(worker), Peers() as peers, Client(broker.endpoint, timeout=DEADLINE, retries=0) as client:
             client.request("echo", b"there?")
             deaf = peers.socket(zmq.DEALER, broker.endpoint, rcvhwm=1, sndhwm=0, rcvbuf=8192)
             sent = 0
@@ -176,7 +177,7 @@ def test_pyzmq_one_full_peer_does_not_stop_the_loop():
 
 async def _cancel_and_ask(endpoint: str) -> None:
     rng = random.Random(7)
-    async with AsyncClient(endpoint, timeout=PATIENCE, retries=0, max_in_flight=8) as client:
+    async with AsyncClient(endpoint, timeout=DEADLINE, retries=0, max_in_flight=8) as client:
         await client.request("echo", b"warm up")
         asked = answered = 0
         while client.statistics().cancelled < 10 or asked < 200:
@@ -237,7 +238,7 @@ def test_driver_a_stream_has_no_hole_when_its_client_takes_no_more():
             endpoint = link.bind("inproc://stream")
             client = peers.socket(zmq.DEALER, endpoint, rcvhwm=2, identity=b"client")
             client.send(b"hello")
-            eventually(lambda: link.receive(1), "connected")
+            until(lambda: link.receive(1), "connected")
             failures: list[tuple[PortId, list[bytes], SendFailure]] = []
             while not link.blocked:
                 link.send([[b"client", b"before"]], 0.0, failures)
@@ -256,7 +257,7 @@ def test_driver_a_stream_has_no_hole_when_its_client_takes_no_more():
                 link.flush(1.0, failures, force=True)
                 return not link.blocked
 
-            eventually(emptied, "empty")
+            until(emptied, "empty")
             link.send([[b"client", b"after"]], 1.0, failures)
             assert failures == []
             while (frames := client.recv_multipart()) != [b"after"]:

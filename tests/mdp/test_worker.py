@@ -6,11 +6,11 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
+from tests.mdp.callers import in_thread
 from tests.waiting import DEADLINE, busy, until
 from zpatterns.core import Event
 from zpatterns.driver import LoopStalled
@@ -56,19 +56,6 @@ def serve(broker: BackgroundBroker, reactor: BackgroundReactor) -> Callable[...,
         return worker
 
     return start
-
-
-def in_thread(work: Callable[..., Any], *arguments: Any) -> Future[Any]:
-    future: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work(*arguments))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
 
 
 def workers(client: Client, service: str = "it") -> int:

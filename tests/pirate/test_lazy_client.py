@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import zmq
 
+from tests.example import endpoint_of
 from tests.mdp.callers import in_thread
-from tests.plain_callers import LOOPBACK, NOBODY, Caller, maker, where
+from tests.plain_callers import LOOPBACK, NOBODY, Caller, maker
 from tests.plain_client_promises import ClientPromises
 from tests.waiting import DEADLINE, eventually, until
 from zpatterns.calls_core import AttemptFailed
@@ -58,7 +59,7 @@ class TestRequests:
     )
     def test_what_a_plain_rep_gets_and_says(self, make, peer, frames, body):
         rep = peer(zmq.REP, bind=LOOPBACK)
-        call = make(where(rep)).start(*frames)
+        call = make(endpoint_of(rep)).start(*frames)
         assert rep.recv_multipart() == body
         rep.send_multipart([b"answer", b"", *body])
         assert call.result(DEADLINE) == [b"answer", b"", *body]
@@ -82,7 +83,7 @@ class TestRequests:
     def test_replies_that_come_in_another_order_find_their_calls(self, make, peer):
         """A server that works on many things at a time answers in whatever order they are done."""
         router = peer(zmq.ROUTER, bind=LOOPBACK)
-        caller = make(where(router))
+        caller = make(endpoint_of(router))
         calls = {b"%d" % number: caller.start(b"%d" % number) for number in range(5)}
         asked = {frames[2]: frames[:2] for frames in (router.recv_multipart() for _ in range(5))}
         for body in sorted(asked, reverse=True):
@@ -92,13 +93,13 @@ class TestRequests:
 
     def test_an_error_of_the_handler(self, make, peer):
         rep = peer(zmq.REP, bind=LOOPBACK)
-        call = make(where(rep)).start(b"x")
+        call = make(endpoint_of(rep)).start(b"x")
         rep.recv_multipart()
         rep.send_multipart([ERROR, b"LookupError", b"there is no such thing"])
         with pytest.raises(RemoteError, match="the server answered with error LookupError") as caught:
             call.result(DEADLINE)
         assert (caught.value.code, caught.value.message) == ("LookupError", "there is no such thing")
-        assert (caught.value.attempts, caught.value.endpoint) == (1, where(rep))
+        assert (caught.value.attempts, caught.value.endpoint) == (1, endpoint_of(rep))
 
     def test_a_full_queue_is_told_at_once(self, make, serve, hold):
         caller = make(serve(hold).endpoint, max_in_flight=1, queue_max=1)
@@ -115,7 +116,7 @@ class TestRequests:
 class TestAttempts:
     def test_the_next_attempt_comes_over_a_new_socket_and_a_late_reply_to_the_first_is_nobodys(self, make, peer):
         router = peer(zmq.ROUTER, bind=LOOPBACK)
-        caller = make(where(router), attempt_timeout=0.3, retries=20)
+        caller = make(endpoint_of(router), attempt_timeout=0.3, retries=20)
         call = caller.start(b"hello")
         first, *rest = router.recv_multipart()
         second, *again = router.recv_multipart()
@@ -132,14 +133,14 @@ class TestAttempts:
 
     def test_a_call_ends_at_its_deadline(self, make, peer):
         rep = peer(zmq.REP, bind=LOOPBACK)
-        caller = make(where(rep), timeout=60, retries=1)
+        caller = make(endpoint_of(rep), timeout=60, retries=1)
         began = time.monotonic()
         with pytest.raises(RequestTimeout, match="is the server there") as caught:
             caller.ask(b"", timeout=0.3)
         assert 0.3 <= time.monotonic() - began < DEADLINE
         error = caught.value
         assert isinstance(error, TimeoutError)
-        assert (error.service, error.attempts, error.endpoint) == (None, 2, where(rep))
+        assert (error.service, error.attempts, error.endpoint) == (None, 2, endpoint_of(rep))
         assert error.elapsed is not None
         assert 0.3 <= error.elapsed < DEADLINE
 
@@ -194,7 +195,7 @@ class TestAttempts:
 
     def test_a_refusal_is_tried_again(self, make, peer):
         rep = peer(zmq.REP, bind=LOOPBACK)
-        call = make(where(rep), attempt_timeout=0.5, retries=30).start(b"x")
+        call = make(endpoint_of(rep), attempt_timeout=0.5, retries=30).start(b"x")
         for code in (b"429", b"503"):
             assert rep.recv_multipart() == [b"x"]
             rep.send_multipart([ERROR, code, b"not now"])
@@ -235,7 +236,7 @@ class TestEnding:
 
     def test_attempts_leave_no_descriptors(self, peer):
         rep = peer(zmq.REP, bind=LOOPBACK)
-        with LazyPirateClient(where(rep), timeout=0.4, retries=7) as client:
+        with LazyPirateClient(endpoint_of(rep), timeout=0.4, retries=7) as client:
             with pytest.raises(RequestTimeout):
                 client.request(b"x")
             before = len(os.listdir("/dev/fd"))

@@ -12,34 +12,15 @@ import pytest
 import zmq
 
 from tests.mdp.live import Peers
+from tests.pirate.front_ends import FREE, KINDS
 from tests.waiting import DEADLINE, eventually, until
 from zpatterns.errors import ClosedError, EndpointError, RemoteError, RequestTimeout
 from zpatterns.pirate import (
     LazyPirateClient,
     ParanoidPirateQueue,
     ParanoidPirateWorker,
-    SimplePirateQueue,
-    SimplePirateWorker,
 )
 from zpatterns.pirate.events import RequestRefused, WorkerExpired, WorkerRegistered
-from zpatterns.testing import BackgroundReactor
-
-FREE = "tcp://127.0.0.1:*"
-KINDS: dict[str, Any] = {
-    "simple": (SimplePirateQueue, SimplePirateWorker),
-    "paranoid": (ParanoidPirateQueue, ParanoidPirateWorker),
-}
-
-
-@pytest.fixture
-def reactor() -> Iterator[BackgroundReactor]:
-    with BackgroundReactor() as reactor:
-        yield reactor
-
-
-@pytest.fixture(params=list(KINDS))
-def kind(request):
-    return request.param
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import zmq
 
+from tests.pirate.front_ends import FREE, KINDS
 from tests.waiting import DEADLINE, busy, eventually, until
 from zpatterns.errors import EndpointError, RemoteError
 from zpatterns.pirate import (
@@ -17,28 +17,10 @@ from zpatterns.pirate import (
     ParanoidPirateQueue,
     ParanoidPirateWorker,
     Request,
-    SimplePirateQueue,
     SimplePirateWorker,
 )
 from zpatterns.pirate.events import HandlerTimedOut, QueueLost, ReadySent, WorkerExpired
-from zpatterns.testing import BackgroundReactor, ReservedPort
-
-FREE = "tcp://127.0.0.1:*"
-KINDS: dict[str, Any] = {
-    "simple": (SimplePirateQueue, SimplePirateWorker),
-    "paranoid": (ParanoidPirateQueue, ParanoidPirateWorker),
-}
-
-
-@pytest.fixture
-def reactor() -> Iterator[BackgroundReactor]:
-    with BackgroundReactor() as reactor:
-        yield reactor
-
-
-@pytest.fixture(params=list(KINDS))
-def kind(request):
-    return request.param
+from zpatterns.testing import ReservedPort
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.processes import is_alive
 from tests.waiting import until
 from zpatterns.errors import RequestTimeout
 from zpatterns.mdp import Client
@@ -32,14 +33,6 @@ def talker(tmp_path):
     path = tmp_path / "talker.py"
     path.write_text(TALKER)
     return str(path)
-
-
-def is_there(pid: int) -> bool:
-    """Whether `pid` runs, or is stopped; a zombie is not there."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def state(pid: int) -> str:
@@ -176,8 +169,8 @@ def test_its_own_children_go_with_it(tmp_path):
     )
     with ManagedProcess(str(tmp_path / "parent.py")) as process:
         child = process.wait_for("ready")["child"]
-        assert is_there(child)
-    until(lambda: not is_there(child), "the grandchild has gone")
+        assert is_alive(child)
+    until(lambda: not is_alive(child), "the grandchild has gone")
 
 
 @pytest.mark.parametrize("paused", [False, True], ids=["running", "paused"])
@@ -201,7 +194,7 @@ def test_it_ends_with_its_parent_however_that_ends(tmp_path, talker, end, paused
     with parent:
         assert parent.stdout is not None and parent.stdin is not None
         pid = int(parent.stdout.readline())
-        assert is_there(pid)
+        assert is_alive(pid)
         if end == "kill":
             parent.kill()
         else:
@@ -209,7 +202,7 @@ def test_it_ends_with_its_parent_however_that_ends(tmp_path, talker, end, paused
             parent.stdin.flush()
         parent.wait(20)
         try:
-            until(lambda: not is_there(pid), "the process has gone")
+            until(lambda: not is_alive(pid), "the process has gone")
         except AssertionError:
             os.kill(pid, signal.SIGKILL)
             raise
