@@ -112,6 +112,14 @@ def test_what_is_not_newer_than_kthxbai_is_discarded(sequence):
     assert client.map == {"k": b"v"}
 
 
+def test_what_came_before_kthxbai_and_is_not_newer_is_discarded():
+    """The same clause, for a KVPUB that came while the snapshot did."""
+    client = CloneHarness()
+    client.publish(HUGZ, [b"k", NINE, UUID, b"", b"stale"], [b"l", TEN, UUID, b"", b"stale"])
+    client.answer([b"k", ONE, b"", b"", b"v"], END)
+    assert client.map == {"k": b"v"}
+
+
 def test_what_is_not_newer_than_the_last_kvpub_is_discarded():
     """The same clause; also between KVPUBs that came before the KTHXBAI."""
     client = followed()
