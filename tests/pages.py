@@ -52,8 +52,8 @@ from zpatterns.errors import ZPatternsError
 from zpatterns.mdp import Client
 
 ROOT = Path(__file__).parent.parent
-DEADLINE = 20.0
-"""Seconds that one block or command may take."""
+DEADLINE = 40.0
+"""Seconds that one block or command may take: some are whole runs of pytest."""
 FAREWELL = 6.0
 """Seconds that all that a page has started may take to end in good order, before it is killed."""
 

@@ -50,7 +50,7 @@ def each_page(test: Any) -> Any:
 # What can be run.
 
 
-@pytest.mark.timeout(100)  # many steps, each with a deadline of its own
+@pytest.mark.timeout(200)  # many steps, each with a deadline of its own
 @each_page
 def test_what_a_page_shows_is_what_happens(page: Path, tmp_path: Path):
     run_page(page, tmp_path)
