@@ -130,6 +130,7 @@ class StarNode(ServerNode):
         self.pair = LanePair(self.options)
         self.core = self.pair.hosted = PairedLazyServerCore(self._server, self.pair.star.look)
         self.lane = StarLane(self, self.pair, self._settings, self._server.concurrency)
+        self.lanes = [self.lane]
         self.driver = self.lane.driver
         self.driver.bind(PORT, SocketKind.ROUTER, self.endpoint)
         self.driver.bind(STATE, SocketKind.PUB, state_endpoint(self.name))

@@ -19,7 +19,7 @@ from zpatterns.testing.driving import SimLink
 from zpatterns.testing.freelance_observer import FreelanceObserver
 from zpatterns.testing.hostile import HostileNode
 from zpatterns.testing.ledger import Ledger
-from zpatterns.testing.serving import SimLane
+from zpatterns.testing.serving import SimLane, reconnects
 from zpatterns.testing.simsocket import SimSocket
 from zpatterns.testing.world import Node
 from zpatterns.timing import Liveness
@@ -53,7 +53,7 @@ class FreelanceWorld(DirectWorld):
         self.calls_left = draw.pick((8, 20, 40))
         self.ledger = Ledger(self)
         tight = not self.is_calm and draw.happens(0.4)
-        self.settings = self._settings(draw, tight)
+        self.settings = self.draw_settings(draw, tight, **reconnects(liveness.interval))
         self.options = self._options(draw)
         self.server_options = ServerOptions(
             concurrency=draw.pick((1, 1, 4)),
@@ -80,23 +80,6 @@ class FreelanceWorld(DirectWorld):
             hostile.frailty = 0
         for node in self.nodes.values():
             node.start()
-
-    def _settings(self, draw: Chance, tight: bool) -> SocketSettings:
-        lease, interval = self.lease, self.liveness.interval
-        ping = lease * draw.pick((0.2, 0.5, 3.0))
-        return SocketSettings(
-            send_hwm=draw.pick((1, 2, 5)) if tight else 1000,
-            receive_hwm=draw.pick((1, 2, 5)) if tight else 1000,
-            outbox_max=draw.pick((1, 3, 100)) if tight else 1000,
-            ping_interval=ping,
-            ping_timeout=ping * draw.pick((1.0, 3.0)),
-            keepalive_idle=lease * draw.pick((0.5, 1.0, 4.0)),
-            keepalive_interval=lease * 0.1,
-            connect_timeout=max(1.0, min(3.0, interval)),
-            handshake_timeout=lease * 0.5,
-            reconnect_first=min(0.1, interval / 4),
-            reconnect_cap=min(1.0, interval),
-        )
 
     def _options(self, draw: Chance) -> ClientOptions:
         lease = self.lease
@@ -143,11 +126,8 @@ class FreelanceWorld(DirectWorld):
 class FreelanceServerNode(ServerNode):
     """A server's process. In the shotgun model its handlers say one frame."""
 
-    def boot(self) -> None:
-        self.core = self._make_core()
-        self.lane = FreelanceLane(self, 0, self.core, self._settings, concurrency=self.core.options.concurrency)
-        self.driver = self.lane.driver
-        self.driver.bind("server", SocketKind.ROUTER, self.endpoint)
+    def make_lane(self) -> SimLane:
+        return FreelanceLane(self, 0, self.core, self._settings, concurrency=self.core.options.concurrency)
 
     def say_again(self, link: SimLink, frames: Frames) -> None:
         """Some time from now, send this once more."""
@@ -203,10 +183,10 @@ class FreelanceClientNode(CallerNode):
         for endpoint in self.all:
             self.driver.call(self.core.add_server, endpoint, self.driver.now())
 
-    def _make_call(self) -> None:
+    def make_call(self) -> None:
         if "change" in self.world.active_behaviours and self.chance.happens(0.2):
             self._change()
-        super()._make_call()
+        super().make_call()
 
     def _change(self) -> None:
         endpoint = self.chance.pick(self.all)

@@ -9,7 +9,6 @@ from zpatterns.core import Frames, Rng
 from zpatterns.pirate.lazy_client_core import LazyClientCore
 from zpatterns.pirate.lazy_server_core import LazyServerCore
 from zpatterns.server_core import ServerOptions
-from zpatterns.sockets import SocketSettings
 from zpatterns.testing.clock import Chance
 from zpatterns.testing.direct import SERVICE, CallerNode, DirectWorld, PlainCallCore, ServerNode
 from zpatterns.testing.hostile import HostileNode
@@ -38,19 +37,8 @@ class LazyWorld(DirectWorld):
             queue_bytes_max=draw.pick((1_000, 5_000)) if tight else 2**30,
             request_ttl=lease * draw.pick((0.1, 0.5, 2.0)) if not self.is_calm and draw.happens(0.6) else 1000.0,
         )
-        ping = lease * draw.pick((0.2, 0.5, 3.0))
-        self.settings = SocketSettings(
-            send_hwm=draw.pick((1, 2, 5)) if tight else 1000,
-            receive_hwm=draw.pick((1, 2, 5)) if tight else 1000,
-            outbox_max=draw.pick((1, 3, 100)) if tight else 1000,
-            ping_interval=ping,
-            ping_timeout=ping * draw.pick((1.0, 3.0)),
-            keepalive_idle=lease * draw.pick((0.5, 1.0, 4.0)),
-            keepalive_interval=lease * 0.1,
-            connect_timeout=lease * 0.5,
-            handshake_timeout=lease * 0.5,
-            reconnect_first=lease * 0.02,
-            reconnect_cap=lease * 0.2,
+        self.settings = self.draw_settings(
+            draw, tight, connect_timeout=lease * 0.5, reconnect_first=lease * 0.02, reconnect_cap=lease * 0.2
         )
         self.observer: LazyObserver = LazyObserver(self)
         self.observers.append(self.observer)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar
 
 from zpatterns.mdp.broker_state import BrokerOptions, OnWorkerLoss
 from zpatterns.mdp.client_core import ClientOptions
 from zpatterns.sockets import SocketSettings
 from zpatterns.testing.clock import Chance
-from zpatterns.testing.faults import Fault
 from zpatterns.testing.ledger import Ledger
 from zpatterns.testing.mdp_hostile import HostileMajordomo
-from zpatterns.testing.mdp_nodes import BrokerNode, ClientNode, WorkerNode
+from zpatterns.testing.mdp_nodes import BrokerNode, MajordomoClientNode, MajordomoWorkerNode
 from zpatterns.testing.mdp_observer import MajordomoObserver
-from zpatterns.testing.serving import ServingWorld
+from zpatterns.testing.serving import ServingWorld, reconnects
 from zpatterns.timing import Liveness
 
 BACKLOG_MAX = 30
@@ -27,7 +25,6 @@ class MajordomoWorld(ServingWorld):
 
     name = "mdp"
     observer: MajordomoObserver
-    fault_classes: ClassVar[tuple[str, ...]] = (*ServingWorld.fault_classes, "drain")
     behaviours: ClassVar[tuple[str, ...]] = (
         "slow",
         "raise",
@@ -66,21 +63,7 @@ class MajordomoWorld(ServingWorld):
             held_bytes_max=draw.pick((300, 2**20)) if tight else 2**24,
             on_worker_loss=OnWorkerLoss.FAIL if draw.happens(0.3) and not is_focused else OnWorkerLoss.RETRY,
         )
-        ping = lease * draw.pick((0.2, 0.5, 3.0))
-        hwm = draw.pick((1, 2, 5)) if tight else 1000
-        settings = SocketSettings(
-            send_hwm=hwm,
-            receive_hwm=draw.pick((1, 2, 5)) if tight else 1000,
-            outbox_max=draw.pick((1, 3, 100)) if tight else 1000,
-            ping_interval=ping,
-            ping_timeout=ping * draw.pick((1.0, 3.0)),
-            keepalive_idle=lease * draw.pick((0.5, 1.0, 4.0)),
-            keepalive_interval=lease * 0.1,
-            connect_timeout=max(1.0, min(3.0, liveness.interval)),
-            handshake_timeout=lease * 0.5,
-            reconnect_first=min(0.1, liveness.interval / 4),
-            reconnect_cap=min(1.0, liveness.interval),
-        )
+        settings = self.draw_settings(draw, tight, **reconnects(liveness.interval))
         self.settings = settings
         self.observer = MajordomoObserver(self)
         self.observers.append(self.observer)
@@ -91,7 +74,7 @@ class MajordomoWorld(ServingWorld):
         self.services = ["echo", "count", "other"][: 1 if is_focused else draw.pick((1, 2, 3))]
         self.asked_services = self.services + (["nobody"] if draw.happens(0.3) and not self.is_calm else [])
         self.workers = [
-            WorkerNode(
+            MajordomoWorkerNode(
                 self,
                 f"worker{number}",
                 self.services[number % len(self.services)],
@@ -106,7 +89,7 @@ class MajordomoWorld(ServingWorld):
         ]
         self.clients = [self._client(draw, number) for number in range(1 + draw.below(3))]
         probe = ClientOptions(timeout=self.quiet_seconds * 0.9, retries=3)
-        self.probe = ClientNode(
+        self.probe = MajordomoClientNode(
             self, "probe", endpoints=self._endpoints(draw), options=probe, settings=SocketSettings(), idle=True
         )
         for broker in self.brokers:
@@ -124,7 +107,7 @@ class MajordomoWorld(ServingWorld):
     def _endpoints(self, draw: Chance) -> list[str]:
         return draw.shuffled([broker.endpoint for broker in self.brokers])
 
-    def _client(self, draw: Chance, number: int) -> ClientNode:
+    def _client(self, draw: Chance, number: int) -> MajordomoClientNode:
         lease = self.lease
         retries = draw.pick((0, 1, 3))
         options = ClientOptions(
@@ -137,37 +120,13 @@ class MajordomoWorld(ServingWorld):
             held_bytes_max=draw.pick((400, 2**20)) if not self.is_calm else 2**20,
             idle_max=lease * draw.pick((0.2, 5.0)),
         )
-        return ClientNode(
+        return MajordomoClientNode(
             self, f"client{number}", endpoints=self._endpoints(draw), options=options, settings=self.settings
         )
-
-    @property
-    def is_calm(self) -> bool:
-        """Whether nothing at all goes wrong in this run: then every call must be answered."""
-        return not self.active_faults and not self.active_behaviours - {"stream", "burst"}
 
     def mmi_argument(self, chance: Chance) -> bytes:
         """A service name to ask about."""
         return chance.pick([*self.asked_services, "nothing-here"]).encode()
-
-    def pattern_fault(self, fault: Fault) -> Callable[[], None]:
-        """``drain``: SIGTERM for a broker or worker, and a start some time later."""
-        node = self.nodes[fault.node]
-        incarnation = node.incarnation
-        if isinstance(node, BrokerNode | WorkerNode) and node.alive:
-            node.later(self.clock.now(), node.leave, self.lease * fault.share)
-
-        def end() -> None:
-            if isinstance(node, BrokerNode | WorkerNode) and node.incarnation == incarnation:
-                node.kill()  # it took too long
-            node.start()
-
-        return end
-
-    def healed(self) -> None:
-        for worker in self.workers:
-            for lane in worker.lanes:
-                lane.release()
 
     def quiet(self) -> None:
         for service in self.services:

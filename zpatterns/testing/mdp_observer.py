@@ -16,7 +16,7 @@ from zpatterns.testing.world import Node, Observer
 if TYPE_CHECKING:
     from zpatterns.testing.ledger import Call
     from zpatterns.testing.mdp import MajordomoWorld
-    from zpatterns.testing.mdp_nodes import BrokerNode, ClientNode
+    from zpatterns.testing.mdp_nodes import BrokerNode, MajordomoClientNode
     from zpatterns.testing.serving import ServingNode
 
 
@@ -466,7 +466,7 @@ class MajordomoObserver(Observer):
         if held > limit:
             self.world.violate("B1", f"{broker.name} holds {held} requests, the limit is {limit}")
 
-    def _measure_client(self, client: ClientNode) -> None:
+    def _measure_client(self, client: MajordomoClientNode) -> None:
         if len(client.open) > client.options.max_in_flight + client.options.queue_max:
             self.world.violate("B1", f"{client.name} holds {len(client.open)} calls")
         limit = client.options.max_in_flight * (client.options.retries + 2)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar
 
 from zpatterns.pirate.queue_state import QueueOptions
 from zpatterns.sockets import SocketSettings
 from zpatterns.testing.clock import Chance
-from zpatterns.testing.faults import Fault
 from zpatterns.testing.ledger import Ledger
-from zpatterns.testing.pirate_nodes import CallerNode, HostileNode, QueueNode, WorkerNode
+from zpatterns.testing.pirate_nodes import HostilePirate, PirateWorkerNode, QueueNode, ReqNode
 from zpatterns.testing.pirate_observer import PirateObserver
-from zpatterns.testing.serving import ServingWorld
+from zpatterns.testing.serving import ServingWorld, reconnects
 from zpatterns.timing import Liveness
 
 
@@ -22,7 +20,6 @@ class PirateWorld(ServingWorld):
     observer: PirateObserver
     is_paranoid: ClassVar[bool]
     service = "pirate"
-    fault_classes: ClassVar[tuple[str, ...]] = (*ServingWorld.fault_classes, "drain")
     behaviours: ClassVar[tuple[str, ...]] = ("slow", "raise", "hang", "stream", "burst", "cancel", "hostile")
 
     def build(self) -> None:
@@ -44,7 +41,7 @@ class PirateWorld(ServingWorld):
             deliveries_max=draw.pick((1, 2, 3, 3)),
             worker_timeout=self._worker_timeout(draw, lease),
         )
-        self.settings = self._settings(draw, liveness, tight)
+        self.settings = self.draw_settings(draw, tight, **reconnects(liveness.interval))
         self.observer = PirateObserver(self)
         self.observers.append(self.observer)
         self.queues = [
@@ -52,7 +49,7 @@ class PirateWorld(ServingWorld):
             for number in range(draw.pick((1, 1, 1, 1, 2)) if self.is_paranoid and not self.is_calm else 1)
         ]
         self.workers = [
-            WorkerNode(
+            PirateWorkerNode(
                 self,
                 f"worker{number}",
                 endpoints=draw.shuffled([queue.backend for queue in self.queues]),
@@ -64,7 +61,7 @@ class PirateWorld(ServingWorld):
             for number in range(1 + draw.below(3))
         ]
         self.clients = [self._client(draw, number) for number in range(1 + draw.below(2))]
-        self.probe = CallerNode(
+        self.probe = ReqNode(
             self,
             "probe",
             endpoints=[queue.frontend for queue in self.queues],
@@ -79,9 +76,9 @@ class PirateWorld(ServingWorld):
         for worker in self.workers:
             worker.frailty = 2
         self.probe.frailty = 0
-        self.hostile: HostileNode | None = None
+        self.hostile: HostilePirate | None = None
         if "hostile" in self.active_behaviours:
-            self.hostile = HostileNode(self, "hostile", self.queues, self.settings)
+            self.hostile = HostilePirate(self, "hostile", self.queues, self.settings)
             self.hostile.frailty = 0
         for node in self.nodes.values():
             node.start()
@@ -91,27 +88,10 @@ class PirateWorld(ServingWorld):
         share = draw.between(0.2, 2.0)
         return lease * share if wanted and not self.is_calm else None
 
-    def _settings(self, draw: Chance, liveness: Liveness, tight: bool) -> SocketSettings:
-        lease = liveness.lease
-        ping = lease * draw.pick((0.2, 0.5, 3.0))
-        return SocketSettings(
-            send_hwm=draw.pick((1, 2, 5)) if tight else 1000,
-            receive_hwm=draw.pick((1, 2, 5)) if tight else 1000,
-            outbox_max=draw.pick((1, 3, 100)) if tight else 1000,
-            ping_interval=ping,
-            ping_timeout=ping * draw.pick((1.0, 3.0)),
-            keepalive_idle=lease * draw.pick((0.5, 1.0, 4.0)),
-            keepalive_interval=lease * 0.1,
-            connect_timeout=max(1.0, min(3.0, liveness.interval)),
-            handshake_timeout=lease * 0.5,
-            reconnect_first=min(0.1, liveness.interval / 4),
-            reconnect_cap=min(1.0, liveness.interval),
-        )
-
-    def _client(self, draw: Chance, number: int) -> CallerNode:
+    def _client(self, draw: Chance, number: int) -> ReqNode:
         is_proxied = draw.happens(0.5)
         timeout, attempts = draw.pick((0.5, 2.0, 3.5)), draw.pick((1, 2, 4))
-        return CallerNode(
+        return ReqNode(
             self,
             f"client{number}",
             endpoints=draw.shuffled([queue.frontend for queue in self.queues]),
@@ -120,30 +100,6 @@ class PirateWorld(ServingWorld):
             is_proxied=is_proxied,
             settings=self.settings,
         )
-
-    @property
-    def is_calm(self) -> bool:
-        """Whether nothing at all goes wrong in this run: then every call must be answered, and once."""
-        return not self.active_faults and not self.active_behaviours - {"stream", "burst"}
-
-    def pattern_fault(self, fault: Fault) -> Callable[[], None]:
-        """``drain``: SIGTERM for a queue or worker, and a start some time later."""
-        node = self.nodes[fault.node]
-        incarnation = node.incarnation
-        if isinstance(node, QueueNode | WorkerNode) and node.alive:
-            node.later(self.clock.now(), node.leave, self.lease * fault.share)
-
-        def end() -> None:
-            if isinstance(node, QueueNode | WorkerNode) and node.incarnation == incarnation:
-                node.kill()  # it took too long
-            node.start()
-
-        return end
-
-    def healed(self) -> None:
-        for worker in self.workers:
-            for lane in worker.lanes:
-                lane.release()
 
     def quiet(self) -> None:
         for _ in range(3):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zpatterns.core import Command, Frames, SocketKind
+from zpatterns.core import Frames, SocketKind
 from zpatterns.errors import RemoteError, RequestTimeout
 from zpatterns.pirate.paranoid_queue_core import ParanoidQueueCore
 from zpatterns.pirate.queue_core import BACK, FRONT, QueueCore
@@ -13,11 +13,11 @@ from zpatterns.pirate.simple_queue_core import SimpleQueueCore
 from zpatterns.pirate.wire import PARANOID, SIMPLE
 from zpatterns.pirate.worker_core import WorkerCore
 from zpatterns.sockets import SocketSettings
-from zpatterns.testing.driving import SimDriver
+from zpatterns.testing.callers import CallingNode
+from zpatterns.testing.hostile import HostileNode
 from zpatterns.testing.ledger import Call
-from zpatterns.testing.serving import ServingNode, SimLane, leave
+from zpatterns.testing.serving import HubNode, WorkerNode
 from zpatterns.testing.simsocket import SimSocket
-from zpatterns.testing.world import Node
 from zpatterns.timing import Liveness
 
 if TYPE_CHECKING:
@@ -26,37 +26,35 @@ if TYPE_CHECKING:
 _ERROR = b"\0ZPATTERNS-ERROR\0"
 
 
-class QueueNode(Node):
+class QueueNode(HubNode):
     """A queue's process."""
 
+    core: QueueCore
+    world: PirateWorld
+
     def __init__(self, world: PirateWorld, name: str, options: QueueOptions, settings: SocketSettings) -> None:
-        super().__init__(world, name)
-        self.world: PirateWorld = world
         self.frontend = f"sim://{name}-front"
         self.backend = f"sim://{name}-back"
         self.options = options
         self.is_leaving = False
-        self._settings = settings
+        super().__init__(world, name, {FRONT: self.frontend, BACK: self.backend}, settings)
+
+    def make_core(self) -> QueueCore:
+        return ParanoidQueueCore(self.options) if self.world.is_paranoid else SimpleQueueCore(self.options)
 
     def boot(self) -> None:
         self.is_leaving = False
-        kind: type[QueueCore] = ParanoidQueueCore if self.world.is_paranoid else SimpleQueueCore
-        self.core = kind(self.options)
-        self.driver = SimDriver(self, self.core, settings=self._settings, rng=self.chance, on_command=self._no_command)
-        self.driver.bind(FRONT, SocketKind.ROUTER, self.frontend)
-        self.driver.bind(BACK, SocketKind.ROUTER, self.backend)
+        super().boot()
 
     def leave(self, drain: float) -> None:
-        """SIGTERM."""
         self.is_leaving = True
-        leave(self, [self.driver], drain)
-
-    def _no_command(self, command: Command) -> None:
-        raise AssertionError(f"a queue core asked for {command!r}")
+        super().leave(drain)
 
 
-class WorkerNode(ServingNode):
-    """A worker's process, with one core a lane."""
+class PirateWorkerNode(WorkerNode):
+    """A worker's process."""
+
+    world: PirateWorld
 
     def __init__(
         self,
@@ -69,46 +67,31 @@ class WorkerNode(ServingNode):
         handler_timeout: float | None,
         settings: SocketSettings,
     ) -> None:
-        super().__init__(world, name)
-        self.world: PirateWorld = world
-        self.service = world.service
+        super().__init__(world, name, world.service, lane_count=lanes, settings=settings)
         self._endpoints = endpoints
-        self._lane_count = lanes
         self._liveness = liveness
         self._handler_timeout = handler_timeout
-        self._settings = settings
-        self.is_async = self.chance.happens(0.5)
-        self.lanes: list[SimLane] = []
 
-    def boot(self) -> None:
-        self.lanes = []
-        for number in range(self._lane_count):
-            core = WorkerCore(
-                self._endpoints,
-                dialect=PARANOID if self.world.is_paranoid else SIMPLE,
-                liveness=self._liveness,
-                rng=self.chance,
-                handler_timeout=self._handler_timeout,
-                held_bytes_max=100_000,
-            )
-            lane = SimLane(self, number, core, self._settings)
-            self.lanes.append(lane)
-            lane.driver.call(core.start, lane.driver.now())
-
-    def killed(self) -> None:
-        self.lanes = []
-
-    def leave(self, drain: float) -> None:
-        """SIGTERM."""
-        leave(self, [lane.driver for lane in self.lanes], drain)
+    def make_core(self) -> WorkerCore:
+        return WorkerCore(
+            self._endpoints,
+            dialect=PARANOID if self.world.is_paranoid else SIMPLE,
+            liveness=self._liveness,
+            rng=self.chance,
+            handler_timeout=self._handler_timeout,
+            held_bytes_max=100_000,
+        )
 
 
-class CallerNode(Node):
+class ReqNode(CallingNode):
     """A process that calls as REQ clients do: a new socket for each attempt, or one for all.
 
     The second is what a queue sees of many clients behind a proxy, a hop more in each envelope: there, a reply that
     comes twice is seen.
     """
+
+    world: PirateWorld
+    burst = (0.15, 30)
 
     def __init__(
         self,
@@ -122,32 +105,27 @@ class CallerNode(Node):
         settings: SocketSettings,
         idle: bool = False,
     ) -> None:
-        super().__init__(world, name)
-        self.world: PirateWorld = world
+        super().__init__(world, name, timeout=timeout, idle=idle)
+        self.settings = settings
         self._endpoints = endpoints
-        self._timeout = timeout
         self._attempts = attempts
         self._is_proxied = is_proxied
-        self._settings = settings
-        self._idle = idle
-        self._pace = world.lease * self.chance.pick((0.05, 0.3, 1.0))
         self.connections: list[Connection] = []
         self._proxies: list[Connection] = []
 
     def boot(self) -> None:
         self.connections = []
         self._proxies = [Connection(self, endpoint) for endpoint in self._endpoints] if self._is_proxied else []
-        if not self._idle:
-            self._later_calls()
+        super().boot()
 
     def killed(self) -> None:
-        self.world.ledger.abandon(self)
+        super().killed()
         self.connections = []
 
     def ask(self) -> Call:
         """Begin a call."""
         world = self.world
-        call = world.ledger.begin(self, world.service, self._timeout)
+        call = world.ledger.begin(self, world.service, self.timeout)
         call.body += [self.chance.pick((b"", b"more", b"\x01", b"\x02")) for _ in range(self.chance.below(3))]
         Attempts(self, call, self._attempts).next()
         self.later(call.deadline, self._time_out, call)
@@ -164,7 +142,7 @@ class CallerNode(Node):
             connection.send([b"", *call.body], attempts)
         return connection
 
-    def give_up(self, connection: Connection) -> None:
+    def drop(self, connection: Connection) -> None:
         """Nothing that may still come over this connection of one attempt is wanted."""
         if connection in self.connections:
             self.connections.remove(connection)
@@ -174,23 +152,10 @@ class CallerNode(Node):
         if not call.closed:
             self.world.ledger.error(call, RequestTimeout("no reply"))
 
-    def _later_calls(self) -> None:
-        pause = self._pace * 2 * self.chance.random()
-        self.later(self.world.clock.now() + pause, self._make_calls)
+    def make_call(self) -> None:
+        self.maybe_give_up(self.ask())
 
-    def _make_calls(self) -> None:
-        world, chance = self.world, self.chance
-        if world.phase != "faults" or world.calls_left <= 0:
-            return
-        count = 5 + chance.below(30) if "burst" in world.active_behaviours and chance.happens(0.15) else 1
-        for _ in range(count):
-            world.calls_left -= 1
-            call = self.ask()
-            if "cancel" in world.active_behaviours and chance.happens(0.2):
-                self.later(world.clock.now() + self._timeout * chance.random(), self._cancel, call)
-        self._later_calls()
-
-    def _cancel(self, call: Call) -> None:
+    def give_up(self, call: Call) -> None:
         if not call.closed:
             self.world.ledger.cancel(call)
 
@@ -198,7 +163,7 @@ class CallerNode(Node):
 class Attempts:
     """The attempts of one call, one after another."""
 
-    def __init__(self, node: CallerNode, call: Call, count: int) -> None:
+    def __init__(self, node: ReqNode, call: Call, count: int) -> None:
         self.node = node
         self.call = call
         self._left = count
@@ -209,7 +174,7 @@ class Attempts:
     def next(self) -> None:
         """Give up what there is, and send again."""
         if self._connection is not None:
-            self.node.give_up(self._connection)
+            self.node.drop(self._connection)
             self._connection = None
         if self.call.closed or not self._left:
             return
@@ -239,10 +204,10 @@ class Attempts:
 class Connection:
     """A DEALER that sends as a REQ does, or as the back of a proxy."""
 
-    def __init__(self, node: CallerNode, endpoint: str) -> None:
+    def __init__(self, node: ReqNode, endpoint: str) -> None:
         self.node = node
         self._name = f"{node.name}:{node.world.number()}"
-        self.socket = SimSocket(node.world.network, node, SocketKind.DEALER, node._settings, self._name)
+        self.socket = SimSocket(node.world.network, node, SocketKind.DEALER, node.settings, self._name)
         self.socket.notify = self._notify
         self.socket.connect(endpoint)
         self._unsent: list[tuple[Frames, Attempts]] = []
@@ -289,49 +254,35 @@ class Connection:
         attempts.answered(frames[depth:])
 
 
-class HostileNode(Node):
-    """Sends broken, unexpected and forged messages to both sides of the queues; from some connections it never reads.
+class HostilePirate(HostileNode):
+    """Sends broken, unexpected and forged messages to both sides of the queues.
 
     It does not play a worker that answers its own request wrongly: no queue can tell a handler that lies.
     """
 
+    world: PirateWorld
+    connections_max = 4
+    round_max = 0.2
+
     def __init__(self, world: PirateWorld, name: str, queues: list[QueueNode], settings: SocketSettings) -> None:
-        super().__init__(world, name)
-        self.world: PirateWorld = world
+        super().__init__(world, name, [], settings)
         self._queues = queues
-        self._settings = settings
-        self._sockets: list[tuple[SimSocket, bool, str]] = []
+        self._parts: list[str] = []
         self._requests_left = 20
 
     def boot(self) -> None:
-        self._sockets = []
-        for number in range(1 + self.chance.below(4)):
-            socket = SimSocket(self.world.network, self, SocketKind.DEALER, self._settings, f"{self.name}:{number}")
-            queue = self.chance.pick(self._queues)
-            part = self.chance.pick(("client", "forger", "idler"))
-            socket.connect(queue.frontend if part == "client" else queue.backend)
-            self._sockets.append((socket, self.chance.happens(0.7), part))
-        self.later(self.world.clock.now(), self._attack)
+        self._parts = []
+        super().boot()
 
-    def _attack(self) -> None:
-        chance, world = self.chance, self.world
-        if world.phase != "faults":
-            for socket, _, _ in self._sockets:
-                socket.close(0)
-            return
-        for socket, reads, part in self._sockets:
-            socket.process()
-            while reads and socket.receive() is not None:
-                pass
-            for _ in range(chance.pick((1, 1, 3, 30))):
-                self._send(socket, getattr(self, f"_{part}")())
-        self.later(world.clock.now() + world.lease * 0.2 * chance.random(), self._attack)
+    def target(self) -> str:
+        queue = self.chance.pick(self._queues)
+        part = self.chance.pick(("client", "forger", "idler"))
+        self._parts.append(part)
+        return queue.frontend if part == "client" else queue.backend
 
-    def _send(self, socket: SimSocket, frames: Frames) -> None:
-        end = socket.choose(frames[0])
-        if not isinstance(end, int):
-            self.world.note(socket.name, "sent", frames)
-            self.world.network.write(end, list(frames))
+    def message_on(self, number: int) -> Frames:
+        says = {"client": self._client, "forger": self._forger, "idler": self._idler}
+        return says[self._parts[number]]()
 
     def _client(self) -> Frames:
         """To the front: a request that nobody waits for the answer of, or none at all."""

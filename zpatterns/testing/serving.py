@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
-from zpatterns.core import Cancel, Command, Core, Frames, Run, ServiceCore
+from zpatterns.core import Cancel, Command, Core, Frames, Run, ServiceCore, SocketKind
 from zpatterns.handlers import HandlerCore
 from zpatterns.service import GOODBYE_LINGER, PEERS_READ
 from zpatterns.sockets import SocketSettings
 from zpatterns.testing.driving import SimDriver, SimLink
 from zpatterns.testing.world import Node, World
+from zpatterns.worker_core import LaneCore as WorkerCore
 
 if TYPE_CHECKING:
+    from zpatterns.testing.clock import Chance
+    from zpatterns.testing.faults import Fault
     from zpatterns.testing.ledger import HandlerRun, Ledger
 
 _WAYS = ("slow", "raise", "hang", "stream", "stream", "flood")
@@ -28,16 +31,146 @@ class RunObserver(Protocol):
 class ServingWorld(World):
     """A world in which handlers answer calls. It keeps a book of them, and somebody watches the handlers."""
 
+    fault_classes: ClassVar[tuple[str, ...]] = (*World.fault_classes, "drain")
     ledger: Ledger
     observer: RunObserver
+    settings: SocketSettings
+    calls_left: int
+    """How many calls callers still make of their own accord."""
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether nothing at all goes wrong in this run: then every call must be answered, and once."""
+        return not self.active_faults and not self.active_behaviours - {"stream", "burst"}
+
+    def draw_settings(self, draw: Chance, tight: bool, **others: Any) -> SocketSettings:
+        """Settings on the scale of the lease, with room for a few messages only in a `tight` world."""
+        ping = self.lease * draw.pick((0.2, 0.5, 3.0))
+        return SocketSettings(
+            send_hwm=draw.pick((1, 2, 5)) if tight else 1000,
+            receive_hwm=draw.pick((1, 2, 5)) if tight else 1000,
+            outbox_max=draw.pick((1, 3, 100)) if tight else 1000,
+            ping_interval=ping,
+            ping_timeout=ping * draw.pick((1.0, 3.0)),
+            keepalive_idle=self.lease * draw.pick((0.5, 1.0, 4.0)),
+            keepalive_interval=self.lease * 0.1,
+            handshake_timeout=self.lease * 0.5,
+            **others,
+        )
+
+    def pattern_fault(self, fault: Fault) -> Callable[[], None]:
+        """``drain``: SIGTERM for a service, and a start some time later."""
+        node = self.nodes[fault.node]
+        incarnation = node.incarnation
+        if isinstance(node, ServiceNode) and node.alive:
+            node.later(self.clock.now(), node.leave, self.lease * fault.share)
+
+        def end() -> None:
+            if isinstance(node, ServiceNode) and node.incarnation == incarnation:
+                node.kill()  # it took too long
+            node.start()
+
+        return end
+
+    def healed(self) -> None:
+        for node in self.nodes.values():
+            if isinstance(node, ServingNode):
+                node.release()
 
 
-class ServingNode(Node):
-    """A process with handlers."""
+def reconnects(interval: float) -> dict[str, float]:
+    """What :meth:`ServingWorld.draw_settings` is given beside by patterns with heartbeats of this interval."""
+    return {
+        "connect_timeout": max(1.0, min(3.0, interval)),
+        "reconnect_first": min(0.1, interval / 4),
+        "reconnect_cap": min(1.0, interval),
+    }
+
+
+class ServiceNode(Node):
+    """The process of a server, worker or broker."""
+
+    @property
+    def drivers(self) -> Sequence[SimDriver]:
+        """Those of its cores, from :meth:`boot` on."""
+        raise NotImplementedError
+
+    def leave(self, drain: float) -> None:
+        """SIGTERM: what :meth:`zpatterns.service.Service.stop` does, and the end of the process."""
+        leave(self, self.drivers, drain)
+
+
+class HubNode(ServiceNode):
+    """The process of a broker or queue: one core between ROUTERs. `endpoints`: where each of its ports is bound."""
+
+    def __init__(self, world: World, name: str, endpoints: dict[str, str], settings: SocketSettings) -> None:
+        super().__init__(world, name)
+        self._endpoints = endpoints
+        self._settings = settings
+
+    def make_core(self) -> Core:
+        """The core of a new life."""
+        raise NotImplementedError
+
+    def boot(self) -> None:
+        self.core = self.make_core()
+        self.driver = SimDriver(self, self.core, settings=self._settings, rng=self.chance, on_command=self._no_command)
+        for port, endpoint in self._endpoints.items():
+            self.driver.bind(port, SocketKind.ROUTER, endpoint)
+
+    @property
+    def drivers(self) -> Sequence[SimDriver]:
+        return [self.driver]
+
+    def _no_command(self, command: Command) -> None:
+        raise AssertionError(f"the core of {self.name} asked for {command!r}")
+
+
+class ServingNode(ServiceNode):
+    """A process with handlers, in lanes of one core each."""
 
     world: ServingWorld
     service: str
     is_async: bool
+    lanes: list[SimLane]
+
+    @property
+    def drivers(self) -> Sequence[SimDriver]:
+        return [lane.driver for lane in self.lanes]
+
+    def killed(self) -> None:
+        self.lanes = []
+
+    def release(self) -> None:
+        """Handlers that hang return."""
+        for lane in self.lanes:
+            lane.release()
+
+
+class WorkerNode(ServingNode):
+    """A worker's process; `lane_count`: how many cores it has."""
+
+    def __init__(
+        self, world: ServingWorld, name: str, service: str, *, lane_count: int, settings: SocketSettings
+    ) -> None:
+        super().__init__(world, name)
+        self.service = service
+        self._lane_count = lane_count
+        self._settings = settings
+        self.is_async = self.chance.happens(0.5)
+        self.lanes = []
+
+    def make_core(self) -> WorkerCore:
+        """The core of a lane's new life."""
+        raise NotImplementedError
+
+    def boot(self) -> None:
+        self.lanes = []
+        for number in range(self._lane_count):
+            core = self.make_core()
+            lane = SimLane(self, number, core, self._settings)
+            self.lanes.append(lane)
+            lane.driver.call(core.start, lane.driver.now())
 
 
 class LaneCore(Core, HandlerCore, Protocol):
