@@ -30,7 +30,7 @@ class CloneWorld(World):
 
     def build(self) -> None:
         draw = self.chance.fork("clone")
-        liveness = Liveness(draw.pick((0.5, 1.0)), draw.pick((3, 4, 5)))
+        liveness = Liveness(draw.pick((0.5, 1.0)), draw.pick((2, 2, 3)))
         lease = self.lease = liveness.lease
         self.interval = liveness.interval
         # Back-off is capped at the lease (promises.md), so L1's bound is four of them.
@@ -38,7 +38,7 @@ class CloneWorld(World):
         self.quiet_seconds = 3 * lease
         self.fault_seconds = lease * draw.between(1.5, 4.0)
         self.sets: list[SetCall] = []
-        self.sets_left = draw.pick((10, 20, 40))
+        self.sets_left = draw.pick((8, 16, 30))
         is_calm = not self.active_faults
         tight = not is_calm and draw.happens(0.5)
         ping = lease * draw.pick((0.2, 0.5, 1.0))
@@ -67,7 +67,7 @@ class CloneWorld(World):
             for number in range(1 if is_calm else draw.pick((1, 1, 2))):
                 options = ServerOptions(liveness, durable=durable)
                 self.servers.append(CloneServerNode(self, f"server{number}", options, self.settings))
-        self.clients = [self._client(draw, number, liveness) for number in range(draw.pick((2, 3, 5)))]
+        self.clients = [self._client(draw, number, liveness) for number in range(draw.pick((1, 2, 2, 5)))]
         for server in self.servers:
             server.frailty = 3
         if "hostile" in self.active_behaviours:
@@ -93,7 +93,7 @@ class CloneWorld(World):
         return CloneClientNode(self, f"client{number}", servers, options, self.settings)
 
     def _pair(self, draw: Chance, liveness: Liveness, options: ServerOptions) -> None:
-        star = Liveness(liveness.interval * draw.pick((0.5, 1.0)), 2)
+        star = Liveness(liveness.interval * draw.pick((0.5, 1.0, 1.0)), 2)
         self.star_lease = star.lease
         # In the end, when all is well, some worlds lose the active for good.
         self.loses_one = draw.happens(0.3)

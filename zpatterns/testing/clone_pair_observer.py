@@ -112,10 +112,14 @@ class ClonePairObserver(CloneObserver):
 
     def committed(self, server: CloneServerNode, change: Change) -> None:
         self._safe.setdefault(server.name, {})[change.sequence] = change
-        on_disk = self._disks.get(server.name)
-        if not change.is_followed and on_disk is not None:
-            # It may be published only under the next epoch, and is then made public by that one too.
-            self._record_change(server, on_disk[0], change)
+        branches = [self._halves[server.name].lineage]
+        if branches[0] not in self.histories.get(server.name, []):
+            branches = []  # it follows: the active has made it public
+        if not change.is_followed and server.name in self._disks:
+            branches.append(self._disks[server.name][0])  # what was begun in one epoch may be written in the next
+        for branch in branches:
+            if branch is not None and change.sequence > branch.fork and change.sequence not in branch.by_sequence:
+                self._record_change(server, branch, change)
 
     def committed_era(self, server: ClonePairNode, era: Era) -> None:
         """From now on its disk has another map, or goes on with the one it has."""
