@@ -384,18 +384,18 @@ def test_a_page_that_is_wrong_is_noticed(tmp_path: Path, text: str, complaint: s
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("```console\n$ sleep 30\n```\n", r"not done within 1 s"),
-        ("```python\nimport time; time.sleep(30)\n```\n", r"not done within 1 s"),
-        ("```console\n$ echo one &\ntwo\n```\n", r"prints what is shown: not within 1 s; it printed:\none"),
+        ("```console\n$ sleep 30\n```\n", r"not done within 2 s"),
+        ("```python\nimport time; time.sleep(30)\n```\n", r"not done within 2 s"),
+        ("```console\n$ echo one &\ntwo\n```\n", r"prints what is shown: not within 2 s; it printed:\none"),
     ],
 )
 def test_a_page_that_hangs_is_noticed(monkeypatch, tmp_path: Path, text: str, complaint: str):
-    monkeypatch.setattr(pages, "DEADLINE", 1.0)
+    monkeypatch.setattr(pages, "DEADLINE", 2.0)
     monkeypatch.setattr(pages, "FAREWELL", 0.5)
     begin = time.monotonic()
     with pytest.raises(AssertionError, match=complaint):
         run_page(*page_of(tmp_path, text))
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 25  # which is less than what hangs would take
 
 
 def test_a_page_keeps_its_names_its_files_and_its_ports(tmp_path: Path):

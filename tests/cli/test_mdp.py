@@ -121,11 +121,11 @@ def test_a_handler_that_raises_is_exit_code_1_with_its_message(endpoint, directo
 
 def test_no_such_service_is_exit_code_3_at_once(endpoint):
     begin = time.monotonic()
-    result = request(endpoint, "nobody-serves-this", "x", "--timeout", "15")
+    result = request(endpoint, "nobody-serves-this", "x", "--timeout", "40")
     assert result.returncode == 3
     assert b"nobody-serves-this" in result.stderr
     assert b"--wait" in result.stderr
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 20
 
 
 def test_wait_waits_for_a_worker(endpoint):
@@ -150,7 +150,7 @@ def test_nobody_listening_is_exit_code_4_at_the_timeout(free_port, command):
     begin = time.monotonic()
     result = invoke("mdp", *command, "--connect", f"tcp://127.0.0.1:{free_port}", "--timeout", "0.5")
     assert result.returncode == 4
-    assert 0.5 <= time.monotonic() - begin < 5
+    assert 0.5 <= time.monotonic() - begin < 15
     assert f"no broker answered at tcp://127.0.0.1:{free_port}".encode() in result.stderr
     assert b"mmi." not in result.stderr  # which nobody asked for
     assert result.stderr.count(b"\n") == 1, result.stderr

@@ -132,7 +132,7 @@ def test_workers_that_are_stopped_for_ten_seconds_harm_nobody(tmp_path):
 
 
 def test_a_broker_that_is_stopped_for_more_than_a_lease_loses_no_worker(tmp_path):
-    interval = 0.5
+    interval = 1.0
     with cluster(2, interval, tmp_path) as (broker, _), Client(broker.endpoint, timeout=20, retries=0) as client:
         assert client.request("answer", b"before")[1:] == [b"before"]
         broker.pause()
