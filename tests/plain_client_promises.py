@@ -44,6 +44,8 @@ class ClientPromises:
             assert other.run(ask()) == [b"hello"]
             with pytest.raises(RuntimeError, match=f"this {self.AsyncClient.__name__} belongs to another event loop"):
                 asyncio.run(ask())
+            with pytest.raises(RuntimeError, match="belongs to another event loop"):
+                asyncio.run(client.close())
             other.run(client.close())
 
     def test_it_does_not_survive_a_fork(self, serve):

@@ -82,13 +82,19 @@ class AsyncCalls(Calls):
         self._driver: ReactorDriver | None = None
 
     async def close(self) -> None:
-        """End every open call with ClosedError and close the connections. Twice is once."""
+        """End every open call with ClosedError and close the connections. Twice is once.
+
+        Errors: RuntimeError in another event loop than that of its calls.
+        """
         if self._closed:
             return
         self._check()
-        self._closed = True
         driver = self._driver
-        if driver is not None:
+        if driver is None:
+            self._closed = True
+        else:
+            self._check_loop()
+            self._closed = True
             driver.call(self._core.close, driver.now())
             driver.close()
             await self._reactor.settled()
@@ -116,9 +122,13 @@ class AsyncCalls(Calls):
                 telemetry=self._telemetry,
                 on_command=self._on_command,
             )
-        elif self._reactor.loop is not asyncio.get_running_loop():
-            raise RuntimeError(f"this {type(self).__name__} belongs to another event loop; make one for each loop")
+        else:
+            self._check_loop()
         return self._driver
+
+    def _check_loop(self) -> None:
+        if self._reactor.loop is not asyncio.get_running_loop():
+            raise RuntimeError(f"this {type(self).__name__} belongs to another event loop; make one for each loop")
 
     async def _answer(self, start: Start) -> Frames:
         """The answer of one call. To stop waiting cancels it."""
