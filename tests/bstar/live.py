@@ -16,6 +16,9 @@ FREE = "tcp://127.0.0.1:*"
 PATIENT: dict[str, Any] = {"heartbeat_interval": 0.2, "liveness": 60}
 """A lease that no loaded machine lets run out."""
 
+QUICK: dict[str, Any] = {"heartbeat_interval": 0.1, "liveness": 5}
+"""How long an answer of the fence is waited for is their product."""
+
 
 class Other:
     """The other half, as the node hears it, and hears of it."""

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
 
-from tests.bstar.live import Started
+from tests.bstar.live import QUICK, Started
 from tests.waiting import until
 from zpatterns.bstar import Grant
 from zpatterns.bstar.events import LeaseRefused
 from zpatterns.errors import PromotionRefused
 from zpatterns.testing.fence import FakeFence, FenceOfNode
-
-QUICK: dict[str, Any] = {"heartbeat_interval": 0.1, "liveness": 5}
-"""How long an answer of the fence is waited for is their product."""
 
 
 class Stuck(FenceOfNode):

@@ -11,7 +11,7 @@ import threading
 import pytest
 import zmq
 
-from tests.bstar.live import FREE, active
+from tests.bstar.live import FREE, QUICK, active
 from tests.waiting import DEADLINE, until
 from zpatterns.bstar import BinaryStar
 from zpatterns.bstar.events import BecameActive, BecamePassive, PeerHeard, SteppedDown
@@ -338,10 +338,31 @@ def test_a_service_is_started_and_stopped_with_its_node_and_only_so(start, other
     assert started.node.endpoint == broker.endpoint != FREE
     with pytest.raises(ClosedError, match="started before"):
         reactor.start(broker)
+    late = Broker(FREE)
+    node = BinaryStar(late, primary=True, local=FREE, remote=other.remote)
+    reactor.start(late)
     with pytest.raises(ClosedError, match="give BinaryStar one that was not"):
-        reactor.start(BinaryStar(broker, primary=True, local=FREE, remote=other.remote))
+        reactor.start(node)
     reactor.stop(started.node)
     until(lambda: is_free(broker.endpoint), "its port is free")
+
+
+def test_a_service_that_runs_goes_on_when_it_cannot_be_hosted(reactor, peer):
+    broker = reactor.start(Broker(FREE))
+    with pytest.raises(ClosedError, match="give BinaryStar one that was not"):
+        BinaryStar(broker, primary=True, local=FREE, remote="tcp://127.0.0.1:1")
+    client = peer(zmq.DEALER, connect=broker.endpoint)
+    client.send_multipart([b"", b"MDPC01", b"mmi.service", b"echo"])
+    assert client.recv_multipart()[-1] == b"404"
+    assert broker.statistics().requests == 1
+
+
+def test_however_short_its_lease_a_connection_has_time_to_be_made(start):
+    """On a long line that takes a while, and the heartbeats that follow come none the less often."""
+    started = start(**QUICK)
+    (driver,) = started.node._drivers
+    assert driver._settings.connect_timeout == 1.0
+    assert driver._settings.reconnect_cap <= 0.1
 
 
 def test_an_endpoint_that_is_taken_leaves_nothing_open(start, reactor, other):

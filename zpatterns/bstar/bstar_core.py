@@ -54,7 +54,7 @@ PEER = "peer"
 CONTROL = "control"
 """The ROUTER for operators."""
 
-_CONNECTING = 1.0
+CONNECTING = 1.0
 """Seconds that a connection to the other node is given, however short the lease is: on a long line it takes some."""
 
 TICKS = 4
@@ -421,7 +421,7 @@ class StarCore:
 
     def _listen(self, now: float) -> None:
         self._commands += [Open(PEER, SocketKind.SUB, self.options.remote), Subscribe(PEER, b"")]
-        self._reopen_at = now + max(self._lease, _CONNECTING)
+        self._reopen_at = now + max(self._lease, CONNECTING)
 
     # Time.
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from zpatterns.bstar import wire
-from zpatterns.bstar.bstar_core import CONTROL, STATE
+from zpatterns.bstar.bstar_core import CONNECTING, CONTROL, STATE
 from zpatterns.bstar.bstar_state import StarOptions, StarStatistics
 from zpatterns.bstar.events import StarEvent
 from zpatterns.bstar.fence import Fence
@@ -55,8 +55,8 @@ class BinaryStar(Service):
     on. If `on_active` raises, the node steps down.
     `fence`: see :class:`Fence`; `longest_turn` (seconds): taken off its lease, by default one heartbeat interval.
     `settings`: of the sockets of a handler's server; a `service` brings its own.
-    Errors: ValueError for values that make no sense, TypeError for a service that cannot be half of a pair,
-    EndpointError for an address that is none.
+    Errors: ValueError for values that make no sense, TypeError for a service that cannot be half of a pair, ClosedError
+    for one that was started, EndpointError for an address that is none.
     """
 
     source = "bstar"
@@ -87,6 +87,7 @@ class BinaryStar(Service):
             raise TypeError("bind, handler and settings are for a node without a service; this one brings its own")
         self.service: Any = _Server(*endpoints, handler=handler, settings=settings) if service is None else service
         """What it hosts."""
+        self._check_unstarted()
         self._local = check_endpoint(local, bind=True)
         self._control = None if control is None else _check_control(control)
         self._on_active, self._on_passive, self._fence = on_active, on_passive, fence
@@ -148,6 +149,10 @@ class BinaryStar(Service):
             raise ClosedError("this BinaryStar does not run: start it first, or make a new one")
         return self._drivers[0]
 
+    def _check_unstarted(self) -> None:
+        if self.service._reactor is not None:
+            raise ClosedError(f"{self.service.source} was started before; give BinaryStar one that was not")
+
     # What a service provides.
 
     def _announcement(self) -> dict[str, Any]:
@@ -159,9 +164,8 @@ class BinaryStar(Service):
         return fields
 
     def _attach(self, reactor: Reactor) -> None:
+        self._check_unstarted()
         service = self.service
-        if service._reactor is not None:
-            raise ClosedError(f"{service.source} was started before; give BinaryStar one that was not")
         service._reactor, service._host = reactor, self._adopt
         self._drivers = service._drivers
         service._attach(reactor)
@@ -181,7 +185,7 @@ class BinaryStar(Service):
             settings,
             reconnect_first=min(settings.reconnect_first, liveness.interval / 4),
             reconnect_cap=min(settings.reconnect_cap, liveness.interval / 2),
-            connect_timeout=min(settings.connect_timeout, liveness.lease),
+            connect_timeout=min(settings.connect_timeout, max(liveness.lease, CONNECTING)),
         )
 
         def carry_out(command: Command) -> None:
@@ -299,9 +303,13 @@ class _PairTelemetry(Telemetry):
     def __init__(self, star: Telemetry, hosted: Telemetry) -> None:
         super().__init__(hosted.source)
         self._star = star
-        self.error = hosted.error  # type: ignore[method-assign]
-        self.info = hosted.info  # type: ignore[method-assign]
         self._hosted = hosted
 
     def emit(self, event: Event) -> None:
         (self._star if isinstance(event, StarEvent) else self._hosted).emit(event)
+
+    def error(self, what: str, exc: BaseException, **fields: Any) -> None:
+        self._hosted.error(what, exc, **fields)
+
+    def info(self, what: str, **fields: Any) -> None:
+        self._hosted.info(what, **fields)
