@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from zpatterns.core import Frames
 from zpatterns.testing.driving import SimLink
+from zpatterns.testing.judging import CallObserver
 from zpatterns.testing.weight import reachable_frames
-from zpatterns.testing.world import Node, Observer
+from zpatterns.testing.world import Node
 
 if TYPE_CHECKING:
     from zpatterns.freelance.servers_core import ClientOptions
@@ -47,12 +48,11 @@ class SeenCall:
         self.servers: dict[str, float] = {}
 
 
-class FreelanceObserver(Observer):
+class FreelanceObserver(CallObserver["FreelanceWorld"]):
     """Watches the sockets of clients and servers, handlers and callers."""
 
     def __init__(self, world: FreelanceWorld) -> None:
-        self.world = world
-        self.must_succeed: list[Call] = []
+        super().__init__(world)
         self._endpoints: dict[SimLink, str] = {}
         self._seen: dict[Node, dict[str, SeenServer]] = {}
         self._calls: dict[bytes, SeenCall] = {}
@@ -153,7 +153,6 @@ class FreelanceObserver(Observer):
             world.violate("ONCE", f"{token!r} is sent {seen.sends} times in {limit} attempts")
 
     def run_begins(self, node: ServingNode, caller: bytes, frames: Frames) -> None:
-        """A handler is about to be started."""
         key = (frames[0], f"sim://{node.name}")
         self._runs[key] = self._runs.get(key, 0) + 1
         if self._runs[key] > self._sends.get(key, 0):
@@ -245,21 +244,19 @@ class FreelanceObserver(Observer):
             world.violate("L1", f"{call} has turned to no other server for {late:.3f} s")
 
     def measure(self) -> None:
+        super().measure()
         world = self.world
-        world.ledger.check_open()
         self._measured += 1
         for call in world.ledger.open_calls:
             self._check_turning(call)
-        for node in [*world.clients, *world.servers]:
-            if not node.alive:
-                continue
-            for link in node.driver.links.values():  # type: ignore[attr-defined]
-                assert isinstance(link, SimLink)
-                if any(count > world.settings.outbox_max for count, _ in link.boxes) and node is not world.probe:
-                    world.violate("B1", f"an outbox of {link.sim.name} holds {max(link.boxes)}")
+        for server in world.servers:
+            if server.alive:
+                self.check_outboxes(server.driver.links.values())
         for client in world.clients:
             if client.alive:
                 self._measure_client(client)  # type: ignore[arg-type]
+                if client is not world.probe:
+                    self.check_outboxes(client.driver.links.values())
         if self._measured % 6 == 0:
             options = world.server_options
             limit = min(options.queue_max, options.queue_bytes_max // 512) + options.concurrency
@@ -279,25 +276,17 @@ class FreelanceObserver(Observer):
         if len(client.driver.links) > limit:
             self.world.violate("B1", f"{client.name} has {len(client.driver.links)} connections, the limit is {limit}")
 
+    def calm_runs(self, call: Call) -> int | None:
+        return len(self.world.servers) if self.world.model == "shotgun" else 1
+
     def settled(self) -> None:
-        world = self.world
-        world.ledger.check_open()
-        for call in world.ledger.open_calls:
-            if all(run.ended or not run.node.alive for run in call.runs):
-                world.violate("L1", f"{call} is still open, and no handler runs for it")
+        super().settled()
+        self.check_unanswered()
 
     def finished(self) -> None:
+        super().finished()
         world = self.world
-        world.ledger.check_open()
         now = world.clock.now()
-        for call in self.must_succeed:
-            if call.outcome != "reply":
-                world.violate("L1", f"{call} ended with {call.outcome}, though all is well")
-        if world.is_calm:
-            runs = len(world.servers) if world.model == "shotgun" else 1
-            for call in world.ledger.calls:
-                if call.outcome != "reply" or len(call.runs) != runs:
-                    world.violate("R3", f"{call} ended with {call.outcome} after {len(call.runs)} runs in a calm world")
         for client in world.clients:
             held = reachable_frames(client.core, b"q:")
             if held:

@@ -11,10 +11,11 @@ from zpatterns.calls_state import CallOptions
 from zpatterns.core import Frames, SendFailure
 from zpatterns.testing.direct import CallerNode, DirectObserver, ServerNode, run_of
 from zpatterns.testing.driving import SimLink
+from zpatterns.testing.judging import CallObserver
 from zpatterns.testing.ledger import Call
 from zpatterns.testing.serving import ServingNode
 from zpatterns.testing.weight import reachable_frames
-from zpatterns.testing.world import Node, Observer
+from zpatterns.testing.world import Node
 
 if TYPE_CHECKING:
     from zpatterns.testing.lazy import LazyWorld
@@ -120,14 +121,13 @@ class ClientWatch:
         """The call whose answer may come over a connection."""
 
 
-class LazyObserver(Observer, DirectObserver):
+class LazyObserver(CallObserver["LazyWorld"], DirectObserver):
     """Watches every server's socket, every client's sockets, every handler and every caller."""
 
     def __init__(self, world: LazyWorld) -> None:
-        self.world = world
+        super().__init__(world)
         self.servers: dict[Node, ServerWatch] = {}
         self.clients: dict[Node, ClientWatch] = {}
-        self.must_succeed: list[Call] = []
         self._targets: dict[SimLink, str] = {}
 
     def watch_client(self, node: CallerNode, options: CallOptions, endpoints: list[str]) -> None:
@@ -185,8 +185,8 @@ class LazyObserver(Observer, DirectObserver):
             self.world.violate("R1", f"{call} is answered by a handler that still runs")
 
     def measure(self) -> None:
+        super().measure()
         world = self.world
-        world.ledger.check_open()
         options = world.server_options
         for server in world.servers:
             if not server.alive:
@@ -196,9 +196,7 @@ class LazyObserver(Observer, DirectObserver):
             held = reachable_frames(server.core, b"q:")
             if held > limit:
                 world.violate("B1", f"{server.name} holds {held} requests, the limit is {limit}")
-            for link in server.lane.links:
-                if any(count > world.settings.outbox_max for count, _ in link.boxes):
-                    world.violate("B1", f"an outbox of {server.name} holds {max(link.boxes)}")
+            self.check_outboxes(server.lane.links)
         for client in world.clients:
             watch = self.clients[client]
             if not client.alive:
@@ -210,20 +208,13 @@ class LazyObserver(Observer, DirectObserver):
                 world.violate("B1", f"{client.name} has {len(client.links)} connections, the limit is {limit}")
 
     def settled(self) -> None:
-        self.world.ledger.check_open()
+        super().settled()
         for call in self.world.ledger.open_calls:
             self.world.violate("L1", f"{call} is still open")
 
     def finished(self) -> None:
+        super().finished()
         world = self.world
-        world.ledger.check_open()
-        for call in self.must_succeed:
-            if call.outcome != "reply":
-                world.violate("L1", f"{call} ended with {call.outcome}, though all is well")
-        if world.is_calm:
-            for call in world.ledger.calls:
-                if call.outcome != "reply" or len(call.runs) != 1:
-                    world.violate("R3", f"{call} ended with {call.outcome} after {len(call.runs)} runs in a calm world")
         now = world.clock.now()
         for watch in self.servers.values():
             for request in watch.requests:

@@ -12,7 +12,7 @@ from zpatterns.testing.ledger import Ledger
 from zpatterns.testing.mdp_hostile import HostileMajordomo
 from zpatterns.testing.mdp_nodes import BrokerNode, MajordomoClientNode, MajordomoWorkerNode
 from zpatterns.testing.mdp_observer import MajordomoObserver
-from zpatterns.testing.serving import ServingWorld, reconnects
+from zpatterns.testing.serving import BrokeredWorld, reconnects
 from zpatterns.timing import Liveness
 
 BACKLOG_MAX = 30
@@ -20,7 +20,7 @@ BACKLOG_MAX = 30
 behind is served too, and may take longer than that call has."""
 
 
-class MajordomoWorld(ServingWorld):
+class MajordomoWorld(BrokeredWorld):
     """One or two brokers, workers of both protocol versions, asyncio and blocking clients, and a hostile peer."""
 
     name = "mdp"
@@ -67,7 +67,7 @@ class MajordomoWorld(ServingWorld):
         self.settings = settings
         self.observer = MajordomoObserver(self)
         self.observers.append(self.observer)
-        self.brokers = [
+        self.hubs = self.brokers = [
             BrokerNode(self, f"broker{number}", self.broker_options, settings)
             for number in range(1 if self.is_calm else draw.pick((1, 1, 1, 2)))
         ]

@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from zpatterns.core import Frames, SendFailure
+from zpatterns.core import Frames
 from zpatterns.testing.driving import SimLink
+from zpatterns.testing.judging import BrokeredObserver
+from zpatterns.testing.mdp_nodes import BrokerNode
 from zpatterns.testing.weight import reachable_frames
-from zpatterns.testing.world import Node, Observer
+from zpatterns.testing.world import Node
 
 if TYPE_CHECKING:
     from zpatterns.testing.ledger import Call
     from zpatterns.testing.mdp import MajordomoWorld
-    from zpatterns.testing.mdp_nodes import BrokerNode, MajordomoClientNode
+    from zpatterns.testing.mdp_nodes import MajordomoClientNode
     from zpatterns.testing.serving import ServingNode
 
 
@@ -147,7 +149,7 @@ class BrokerWatch:
                 worker.idle_since = self._order
         return message
 
-    def asked(self, frames: Frames) -> None:
+    def asked(self, link: SimLink, frames: Frames) -> None:
         message = parse(frames, True)
         if message is None or not message.what:
             self.world.violate("B2", f"{self.node.name} wants to send {frames}, which is no message")
@@ -160,7 +162,7 @@ class BrokerWatch:
         elif what in ("ANSWER", "ANSWER-PART"):
             self._answer(peer, what, rest)
 
-    def taken(self, frames: Frames) -> None:
+    def taken(self, link: SimLink, frames: Frames) -> None:
         """ZeroMQ has taken a message for one of its peers."""
         message = parse(frames, True)
         if message is None or message.what != "WORK" or message.id in self.strangers:
@@ -173,7 +175,7 @@ class BrokerWatch:
                 text = f"{self.node.name} delivers a request for the {request.taken}th time, limit {self.limit}"
                 self.world.violate("R3", text)
 
-    def failed(self, frames: Frames) -> None:
+    def failed(self, link: SimLink, frames: Frames) -> None:
         """The broker is told that this was not sent."""
         message = parse(frames, True)
         if message is None:
@@ -314,37 +316,18 @@ class BrokerWatch:
             worker.said = said
 
 
-class MajordomoObserver(Observer):
+class MajordomoObserver(BrokeredObserver["MajordomoWorld", BrokerWatch]):
     """Watches every broker's socket, every handler and every caller."""
 
     def __init__(self, world: MajordomoWorld) -> None:
-        self.world = world
-        self.watches: dict[Node, BrokerWatch] = {}
-        self.must_succeed: list[Call] = []
-        self._stalls: dict[Node, float] = {}
-        """When a worker's process last went on after it was stopped for longer than its lease."""
-        self._paused: dict[Node, float] = {}
+        super().__init__(world)
         self._asks: dict[tuple[bytes, bytes], int] = {}
         self._runs: dict[tuple[bytes, bytes], int] = {}
         self._measured = 0
 
-    def happened(self, node: Node, what: str) -> None:
-        now = self.world.clock.now()
-        if node in self.world.brokers:
-            if what == "start":
-                self.watches[node] = BrokerWatch(self.world, node)
-            elif what == "kill":
-                self.watches.pop(node, None)
-        if what == "pause":
-            self._paused[node] = now
-        elif what == "resume" and now - self._paused[node] > self.world.lease:
-            self._stalls[node] = now
-        elif what == "start":
-            self._stalls.pop(node, None)
-
-    def opened(self, link: SimLink, endpoint: str) -> None:
-        if self.world.phase == "quiet" and link.node in self.world.workers:
-            self.world.violate("L1", f"{link.sim.name} connects again, though nothing has happened")
+    def make_watch(self, node: Node) -> BrokerWatch:
+        assert isinstance(node, BrokerNode)
+        return BrokerWatch(self.world, node)
 
     def read(self, link: SimLink, frames: Frames) -> None:
         watch = self.watches.get(link.node)
@@ -354,15 +337,8 @@ class MajordomoObserver(Observer):
                 key = (message.id, message.rest[1])
                 self._asks[key] = self._asks.get(key, 0) + 1
 
-    def asked(self, link: SimLink, frames: Frames) -> None:
-        watch = self.watches.get(link.node)
-        if watch is not None:
-            watch.asked(frames)
-
     def taken(self, link: SimLink, frames: Frames) -> None:
-        watch = self.watches.get(link.node)
-        if watch is not None:
-            watch.taken(frames)
+        super().taken(link, frames)
         if link.node not in self.world.clients:
             return
         message = parse([b"", *frames], False)
@@ -373,20 +349,14 @@ class MajordomoObserver(Observer):
         if call is not None and call.closed:
             self.world.violate("R4", f"{call} is sent after its caller gave it up")
 
-    def failed(self, link: SimLink, frames: Frames, reason: SendFailure) -> None:
-        watch = self.watches.get(link.node)
-        if watch is not None:
-            watch.failed(frames)
-
     def run_begins(self, node: ServingNode, caller: bytes, frames: Frames) -> None:
-        """A handler is about to be started."""
         key = (caller, frames[0])
         self._runs[key] = runs = self._runs.get(key, 0) + 1
         options = self.world.broker_options
         limit = options.deliveries_max if options.on_worker_loss.value == "retry" else 1
         if runs > limit * self._asks.get(key, 0):
             self.world.violate("R3", f"{frames[0]!r} of {caller.hex()} is run {runs} times, limit {limit}")
-        stall_end = self._stalls.get(node)
+        stall_end = self.stalls.get(node)
         if stall_end is not None:
             for watch in self.watches.values():
                 request = watch.find(caller, frames)
@@ -394,31 +364,32 @@ class MajordomoObserver(Observer):
                     self.world.violate("R4", f"{node.name} begins what it was sent before it stood still")
 
     def measure(self) -> None:
+        super().measure()
         world = self.world
-        world.ledger.check_open()
-        for node in world.nodes.values():
-            driver = getattr(node, "driver", None)
-            for link in driver.links.values() if driver is not None and node.alive else ():
-                assert isinstance(link, SimLink)
-                if any(count > world.settings.outbox_max for count, _ in link.boxes) and node is not world.probe:
-                    world.violate("B1", f"an outbox of {link.sim.name} holds {max(link.boxes)}")
         self._measured += 1
         for broker in world.brokers:
-            # Weighing is slow, and what leaks is still there later.
-            if broker.alive and self._measured % 6 == 0:
-                self._measure_broker(broker)
+            if broker.alive:
+                self.check_outboxes(broker.driver.links.values())
+                # Weighing is slow, and what leaks is still there later.
+                if self._measured % 6 == 0:
+                    self._measure_broker(broker)
         for client in world.clients:
             if client.alive:
+                self.check_outboxes(client.driver.links.values())
                 self._measure_client(client)
 
+    def must_have_ended(self, call: Call) -> bool:
+        # Where a broker has no worker for it, a request waits for one, or until the attempt's time is up.
+        return all(call.service.encode() in watch.served for watch in self.watches.values())
+
+    def calm_runs(self, call: Call) -> int | None:
+        return 1 if call.service in self.world.services else None
+
     def settled(self) -> None:
+        super().settled()
+        self.check_unanswered()
+        self.check_registered()
         world = self.world
-        world.ledger.check_open()
-        for call in world.ledger.open_calls:
-            # Where a broker has no worker for it, a request waits for one, or until the attempt's time is up.
-            everywhere = all(call.service.encode() in watch.served for watch in self.watches.values())
-            if everywhere and all(run.ended or not run.node.alive for run in call.runs):
-                world.violate("L1", f"{call} is still open, and no handler runs for it")
         now = world.clock.now()
         for watch in self.watches.values():
             served = watch.served
@@ -434,22 +405,10 @@ class MajordomoObserver(Observer):
                         and watch.worked_at.get(request.service, 0.0) < now - world.lease / 2
                     ):
                         world.violate("R3", f"{watch.node.name} has lost {request.frames[:2]} ({request.deliveries})")
-        for worker in world.workers:
-            for lane in worker.lanes:
-                ids = [id for link in lane.links for id in link.peer_ids]
-                if not any(watch.is_registered(id) for id in ids for watch in self.watches.values()):
-                    world.violate("L1", f"lane {lane.number} of {worker.name} is not registered")
 
     def finished(self) -> None:
+        super().finished()
         world = self.world
-        world.ledger.check_open()
-        for call in self.must_succeed:
-            if call.outcome != "reply":
-                world.violate("L1", f"{call} ended with {call.outcome}, though all is well")
-        if world.is_calm:
-            for call in world.ledger.calls:
-                if call.service in world.services and (call.outcome != "reply" or len(call.runs) != 1):
-                    world.violate("R3", f"{call} ended with {call.outcome} after {len(call.runs)} runs in a calm world")
         for broker in world.brokers:
             held = reachable_frames(broker.core, b"q:")
             watch = self.watches[broker]

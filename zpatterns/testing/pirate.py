@@ -10,11 +10,11 @@ from zpatterns.testing.clock import Chance
 from zpatterns.testing.ledger import Ledger
 from zpatterns.testing.pirate_nodes import HostilePirate, PirateWorkerNode, QueueNode, ReqNode
 from zpatterns.testing.pirate_observer import PirateObserver
-from zpatterns.testing.serving import ServingWorld, reconnects
+from zpatterns.testing.serving import BrokeredWorld, reconnects
 from zpatterns.timing import Liveness
 
 
-class PirateWorld(ServingWorld):
+class PirateWorld(BrokeredWorld):
     """One or two queues, workers, clients that retry, and a hostile peer."""
 
     observer: PirateObserver
@@ -44,7 +44,7 @@ class PirateWorld(ServingWorld):
         self.settings = self.draw_settings(draw, tight, **reconnects(liveness.interval))
         self.observer = PirateObserver(self)
         self.observers.append(self.observer)
-        self.queues = [
+        self.hubs = self.queues = [
             QueueNode(self, f"queue{number}", self.options, self.settings)
             for number in range(draw.pick((1, 1, 1, 1, 2)) if self.is_paranoid and not self.is_calm else 1)
         ]

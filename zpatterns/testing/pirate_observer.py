@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zpatterns.core import Frames, SendFailure
+from zpatterns.core import Frames
 from zpatterns.testing.driving import SimLink
+from zpatterns.testing.judging import BrokeredObserver
 from zpatterns.testing.ledger import GRACE
+from zpatterns.testing.pirate_nodes import QueueNode
 from zpatterns.testing.weight import reachable_frames
-from zpatterns.testing.world import Node, Observer
+from zpatterns.testing.world import Node
 
 if TYPE_CHECKING:
-    from zpatterns.testing.ledger import Call
     from zpatterns.testing.pirate import PirateWorld
-    from zpatterns.testing.pirate_nodes import QueueNode
     from zpatterns.testing.serving import ServingNode
 
 _ERROR = b"\0ZPATTERNS-ERROR\0"
@@ -328,59 +328,19 @@ class QueueWatch:
                 self.world.violate("R3", f"{self.node.name} has lost {request.whole[:4]} ({request.deliveries})")
 
 
-class PirateObserver(Observer):
+class PirateObserver(BrokeredObserver["PirateWorld", QueueWatch]):
     """Watches every queue's sockets, every handler and every caller."""
 
     def __init__(self, world: PirateWorld) -> None:
-        self.world = world
-        self.watches: dict[Node, QueueWatch] = {}
-        self.must_succeed: list[Call] = []
-        self._stalls: dict[Node, float] = {}
-        """When a worker's process last went on after it was stopped for longer than its lease."""
-        self._paused: dict[Node, float] = {}
+        super().__init__(world)
         self._measured = 0
 
-    def happened(self, node: Node, what: str) -> None:
-        now = self.world.clock.now()
-        if node in self.world.queues:
-            if what == "start":
-                self.watches[node] = QueueWatch(self.world, node)
-            elif what == "kill":
-                self.watches.pop(node, None)
-        if what == "pause":
-            self._paused[node] = now
-        elif what == "resume" and now - self._paused[node] > self.world.lease:
-            self._stalls[node] = now
-        elif what == "start":
-            self._stalls.pop(node, None)
-
-    def opened(self, link: SimLink, endpoint: str) -> None:
-        if self.world.phase == "quiet" and link.node in self.world.workers:
-            self.world.violate("L1", f"{link.sim.name} connects again, though nothing has happened")
-
-    def read(self, link: SimLink, frames: Frames) -> None:
-        watch = self.watches.get(link.node)
-        if watch is not None:
-            watch.read(link, frames)
-
-    def asked(self, link: SimLink, frames: Frames) -> None:
-        watch = self.watches.get(link.node)
-        if watch is not None:
-            watch.asked(link, frames)
-
-    def taken(self, link: SimLink, frames: Frames) -> None:
-        watch = self.watches.get(link.node)
-        if watch is not None:
-            watch.taken(link, frames)
-
-    def failed(self, link: SimLink, frames: Frames, reason: SendFailure) -> None:
-        watch = self.watches.get(link.node)
-        if watch is not None:
-            watch.failed(link, frames)
+    def make_watch(self, node: Node) -> QueueWatch:
+        assert isinstance(node, QueueNode)
+        return QueueWatch(self.world, node)
 
     def run_begins(self, node: ServingNode, caller: bytes, frames: Frames) -> None:
-        """A handler is about to be started."""
-        stall_end = self._stalls.get(node)
+        stall_end = self.stalls.get(node)
         if stall_end is None or not self.world.is_paranoid:
             return
         for watch in self.watches.values():
@@ -390,16 +350,13 @@ class PirateObserver(Observer):
                     self.world.violate("R4", f"{node.name} begins what it was sent before it stood still")
 
     def measure(self) -> None:
+        super().measure()
         world = self.world
-        world.ledger.check_open()
         self._measured += 1
         for queue in world.queues:
             if not queue.alive:
                 continue
-            for link in queue.driver.links.values():
-                assert isinstance(link, SimLink)
-                if any(count > world.settings.outbox_max for count, _ in link.boxes):
-                    world.violate("B1", f"an outbox of {link.sim.name} holds {max(link.boxes)}")
+            self.check_outboxes(queue.driver.links.values())
             watch = self.watches[queue]
             watch.check_due()
             watch.check_overdue()
@@ -410,30 +367,16 @@ class PirateObserver(Observer):
                     world.violate("B1", f"{queue.name} holds {held} requests, the limit is {limit}")
 
     def settled(self) -> None:
-        world = self.world
-        world.ledger.check_open()
-        for worker in world.workers:
-            for lane in worker.lanes:
-                ids = [id for link in lane.links for id in link.peer_ids]
-                if not any(watch.is_registered(id) for id in ids for watch in self.watches.values()):
-                    world.violate("L1", f"lane {lane.number} of {worker.name} is not registered")
-        if world.is_paranoid:
-            for call in world.ledger.open_calls:
-                if all(run.ended or not run.node.alive for run in call.runs):
-                    world.violate("L1", f"{call} is still open, and no handler runs for it")
+        super().settled()
+        self.check_registered()
+        if self.world.is_paranoid:
+            self.check_unanswered()
             for watch in self.watches.values():
                 watch.check_lost()
 
     def finished(self) -> None:
+        super().finished()
         world = self.world
-        world.ledger.check_open()
-        for call in self.must_succeed:
-            if call.outcome != "reply":
-                world.violate("L1", f"{call} ended with {call.outcome}, though all is well")
-        if world.is_calm:
-            for call in world.ledger.calls:
-                if call.outcome != "reply" or len(call.runs) != 1:
-                    world.violate("R3", f"{call} ended with {call.outcome} after {len(call.runs)} runs in a calm world")
         for queue in world.queues:
             held = reachable_frames(queue.core, b"q:")
             watch = self.watches[queue]

@@ -78,6 +78,13 @@ class ServingWorld(World):
                 node.release()
 
 
+class BrokeredWorld(ServingWorld):
+    """A world in which brokers or queues, the `hubs`, stand between callers and workers."""
+
+    hubs: Sequence[HubNode]
+    workers: Sequence[WorkerNode]
+
+
 def reconnects(interval: float) -> dict[str, float]:
     """What :meth:`ServingWorld.draw_settings` is given beside by patterns with heartbeats of this interval."""
     return {

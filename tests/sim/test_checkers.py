@@ -1,0 +1,62 @@
+"""Checkers once complained though the cores were right: what they must let pass, and what they must still see."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+
+from zpatterns.testing.driving import SimLink
+from zpatterns.testing.mdp import BACKLOG_MAX, MajordomoWorld
+from zpatterns.testing.mdp_nodes import BrokerNode
+from zpatterns.testing.mdp_observer import BrokerWatch, SeenRequest
+
+
+def calm_world() -> MajordomoWorld:
+    world = MajordomoWorld(1, faults=frozenset())
+    world.build()
+    return world
+
+
+def watch_of(world: MajordomoWorld) -> tuple[BrokerNode, BrokerWatch, SimLink]:
+    [broker] = world.brokers
+    [link] = broker.driver.links.values()
+    assert isinstance(link, SimLink)
+    return broker, world.observer.watches[broker], link
+
+
+def lease_that_rounds(start: float, lease: float) -> float:
+    """A moment m near `start` at which m + lease - m is, for a float, less than the lease."""
+    moment = start
+    while (moment + lease) - moment >= lease:
+        moment += 0.001
+    return moment
+
+
+@pytest.mark.parametrize("is_over", [True, False])
+def test_a_lease_ends_at_the_very_moment_that_the_broker_computes(is_over):
+    """A worker whose lease is over by the broker's sum is not idle for longer than another, whatever the rounding."""
+    world = calm_world()
+    _, watch, link = watch_of(world)
+    lease = watch.lease = 2.1
+    heard = lease_that_rounds(world.clock.now(), lease)
+    world.clock.time = heard
+    watch.read(link, [b"idle", b"", b"MDPW01", b"\1", b"echo"])
+    world.clock.time = heard + lease if is_over else heard + lease * 0.99
+    watch.read(link, [b"fresh", b"", b"MDPW01", b"\1", b"echo"])
+    watch.read(link, [b"caller", b"", b"MDPC01", b"echo", b"q:1"])
+    watch.asked(link, [b"fresh", b"", b"MDPW01", b"\2", b"caller", b"", b"q:1"])
+    assert (world.violation is None) is is_over
+    assert world.violation is None or world.violation.promise == "LRU"
+
+
+@pytest.mark.parametrize(("backlog", "must_succeed"), [(BACKLOG_MAX, True), (BACKLOG_MAX + 1, False)])
+def test_a_call_behind_what_callers_left_need_not_be_answered_in_time(backlog, must_succeed):
+    world = calm_world()
+    _, watch, _ = watch_of(world)
+    now = world.clock.now()
+    service = world.services[0].encode()
+    watch.requests[b"gone"] = deque(SeenRequest(b"gone", service, [b"q:%d" % n], now, 60.0) for n in range(backlog))
+    world.quiet()
+    awaited = [call.service for call in world.observer.must_succeed]
+    assert (world.services[0] in awaited) is must_succeed
