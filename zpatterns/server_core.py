@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from zpatterns.core import Cancel, Command, Drops, Event, Frames, PortId, Run, SendFailure
-from zpatterns.wire import CODE_DRAINING, CODE_OVERLOADED, error_body
+from zpatterns.wire import CODE_DRAINING, CODE_OVERLOADED, error_body, memory_of
 
 PORT = "server"
 
@@ -96,7 +96,7 @@ class _Request:
         self.frames = frames
         self.depth = depth
         self.expiry = expiry
-        self.size = REQUEST_OVERHEAD + sum(map(len, frames))
+        self.size = REQUEST_OVERHEAD + memory_of(frames)
         self.answered = False
 
 

@@ -19,6 +19,18 @@ NOT_STARTED = frozenset({"429", "503"})
 """Codes that invite another attempt: the request never began, or a broker that goes on would have sent it again."""
 
 
+FEW_FRAMES = 8
+"""So many frames' objects are within what the memory of any message is taken for."""
+
+FRAME_OVERHEAD = 64
+"""What each frame more costs in memory beside its bytes."""
+
+
+def memory_of(frames: Frames) -> int:
+    """What frames count for where memory is bounded, in bytes: many that are small cost more than what is in them."""
+    return sum(map(len, frames)) + FRAME_OVERHEAD * max(0, len(frames) - FEW_FRAMES)
+
+
 def req_message(body: Frames) -> Frames:
     """A body as a REQ sends it to a REP: behind an empty frame."""
     return [b"", *body]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from zpatterns.core import Frames
 from zpatterns.mdp.wire import WorkerDialect
 from zpatterns.timing import Deadlines, Liveness
+from zpatterns.wire import memory_of
 
 REQUEST_OVERHEAD = 512
 """What a queued request costs beside its body, in bytes, as `queue_bytes_max` counts it."""
@@ -71,7 +72,7 @@ class BrokerStatistics:
 
 def request_size(body: Frames) -> int:
     """What a queued request counts for, in bytes."""
-    return REQUEST_OVERHEAD + sum(map(len, body))
+    return REQUEST_OVERHEAD + memory_of(body)
 
 
 class Request:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from zpatterns.core import Frames
 from zpatterns.timing import Liveness
+from zpatterns.wire import memory_of
 
 REQUEST_OVERHEAD = 512
 """What a waiting request costs beside its frames, in bytes, as `queue_bytes_max` counts it."""
@@ -98,7 +99,7 @@ class Worker:
 
 def request_size(frames: Frames) -> int:
     """What a waiting request counts for, in bytes."""
-    return REQUEST_OVERHEAD + sum(map(len, frames))
+    return REQUEST_OVERHEAD + memory_of(frames)
 
 
 class Waiting:
