@@ -10,7 +10,8 @@ import pytest
 
 from tests.clone.server_harness import NO_TTL, ServerHarness, kvset, seq, uuid, zpack, zpset
 from zpatterns.clone.persistence import StoreFile
-from zpatterns.clone.server_state import Change, SaveFailed
+from zpatterns.clone.server_state import Change, Era, SaveFailed
+from zpatterns.clone.store import Store
 from zpatterns.errors import StoreError
 
 
@@ -35,10 +36,72 @@ def test_what_was_written_comes_back(tmp_path):
     file.close()
     assert file.kept.sequence == 105
     assert file.kept.rows == [
-        (b"b", 102, uuid(102), b"a=b\n", b"2", 9, pytest.approx(time.time() - time.monotonic(), abs=60)),
+        (b"b", 102, uuid(102), b"a=b\n", b"2", 9, file.kept.rows[0].expires),
         (b"a", 103, uuid(103), b"a=b\n", b"3", 0, 0.0),
     ]
     assert file.kept.answers == [(uuid(103), 103)]
+
+
+def kept_with_ttl(path: Path, seconds: int) -> None:
+    """One key that expires in so many seconds; the wall clock says 1,000 s."""
+    file = StoreFile(str(path), sequence=100, wall=1000.0)
+    file.write([Change(b"k", 101, uuid(1), b"", b"v", seconds, time.monotonic() + seconds, None)])
+    file.close()
+
+
+def left(path: Path, wall: float) -> float:
+    """Seconds that the key has in a process whose wall clock says so much at its start."""
+    file = StoreFile(str(path), sequence=0, wall=wall)
+    file.close()
+    now = time.monotonic()
+    return file.deadline(file.kept.rows[0], now) - now
+
+
+def test_the_rest_of_a_ttl_survives_a_restart(tmp_path):
+    kept_with_ttl(tmp_path / "map", 60)
+    assert left(tmp_path / "map", 1020.0) == pytest.approx(40.0, abs=10.0)
+    assert left(tmp_path / "map", 1100.0) < 0, "it expired while nobody was there to say so"
+
+
+def test_a_wall_clock_that_was_set_back_gives_no_key_more_than_its_ttl(tmp_path):
+    kept_with_ttl(tmp_path / "map", 60)
+    assert left(tmp_path / "map", 5.0) == pytest.approx(60.0, abs=1e-6)
+
+
+def test_a_step_of_the_wall_clock_while_a_process_runs_changes_nothing(tmp_path):
+    """It looks at that clock once; what it writes later counts from there by the monotonic one."""
+    file = StoreFile(str(tmp_path / "map"), sequence=100, wall=1000.0)
+    deadline = time.monotonic() + 50
+    for number in (1, 2):
+        file.write([Change(b"%d" % number, 100 + number, uuid(number), b"", b"v", 60, deadline, None)])
+    file.close()
+    file = StoreFile(str(tmp_path / "map"), sequence=0, wall=1000.0)
+    file.close()
+    assert file.kept.rows[0].expires == file.kept.rows[1].expires == pytest.approx(1050.0, abs=10.0)
+
+
+def test_a_whole_copy_replaces_what_was_there_and_says_under_which_epoch(tmp_path):
+    path = str(tmp_path / "map")
+    file = StoreFile(path, sequence=100)
+    file.write([change(b"old", 101, client=b"C")])
+    copy = Store(200)
+    deadline = time.monotonic() + 50
+    copy.put((b"a", seq(150), uuid(1), b"ttl=0\nx=y\n", b"1"), 200)
+    copy.put((b"b", seq(160), uuid(2), b"x=y\n", b"2", deadline), 200)
+    file.write([Era(7, b"life", 200, copy)])
+    file.write([change(b"c", 201)])
+    file.write([Era(8, b"life", 300)])
+    file.close()
+    file = StoreFile(path, sequence=0)
+    file.close()
+    assert (file.kept.sequence, file.kept.epoch, file.kept.answers) == (300, 8, [])
+    assert [row[:5] for row in file.kept.rows] == [
+        (b"a", 150, uuid(1), b"x=y\n", b"1"),
+        (b"b", 160, uuid(2), b"x=y\n", b"2"),
+        (b"c", 201, uuid(201), b"a=b\n", b"v"),
+    ]
+    assert file.deadline(file.kept.rows[1], 0.0) <= 50
+    assert [row.ttl > 0 for row in file.kept.rows] == [False, True, False]
 
 
 def test_answers_are_kept_up_to_a_bound(tmp_path):

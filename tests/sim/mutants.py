@@ -22,7 +22,7 @@ from types import ModuleType
 
 import click
 
-from tests.sim import mutants_bstar, mutants_freelance, mutants_lazy, mutants_pirate
+from tests.sim import mutants_bstar, mutants_clone, mutants_freelance, mutants_lazy, mutants_pirate
 from tests.sim.mutant import Mutant
 
 ROOT = Path(__file__).parent.parent.parent
@@ -247,6 +247,7 @@ MAJORDOMO: Sequence[Mutant] = (
 MUTANTS: Sequence[Mutant] = (
     *MAJORDOMO,
     *mutants_bstar.MUTANTS,
+    *mutants_clone.MUTANTS,
     *mutants_freelance.MUTANTS,
     *mutants_lazy.MUTANTS,
     *mutants_pirate.MUTANTS,
