@@ -58,10 +58,11 @@ class LivePair:
 
 
 @contextlib.contextmanager
-def live_pair(*command: str, interval: float, prefix: str = "") -> Iterator[LivePair]:
-    """Start a primary and a backup of this command, with what a pair needs behind it."""
+def live_pair(*command: str, interval: float, prefix: str = "", fronts: int = 1) -> Iterator[LivePair]:
+    """Start a primary and a backup of this command, each with so many `fronts` in a row, and what a pair needs."""
     with contextlib.ExitStack() as stack:
-        ports = [stack.enter_context(ReservedPort()).endpoint for _ in range(6)]
+        counts = (fronts, fronts, 1, 1, 1, 1)
+        ports = [stack.enter_context(ReservedPort(count)).endpoint for count in counts]
         halves = []
         for number, role in enumerate(("--primary", "--backup")):
             front, local, control = ports[number], ports[2 + number], ports[4 + number]
