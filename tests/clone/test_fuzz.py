@@ -22,7 +22,7 @@ from zpatterns.clone.client_state import ClientOptions
 from zpatterns.clone.server_core import CloneServerCore
 from zpatterns.clone.server_state import ServerOptions
 from zpatterns.clone.sets_core import SetOptions
-from zpatterns.core import Changed, Close, Deliver, Fail, Frames, Open, Save, SendFailure, Subscribe
+from zpatterns.core import Changed, Close, Deliver, Fail, Frames, Open, PortId, Save, SendFailure, Subscribe
 from zpatterns.errors import QueueFull
 from zpatterns.testing import BackgroundReactor
 from zpatterns.timing import Liveness
@@ -181,7 +181,7 @@ def test_client_core(subtree):
     core.replica.watched = True
     core.start(0.0)
     server = Publishing(rng)
-    ports: dict[object, str] = {}
+    ports: dict[PortId, str] = {}
     numbers, open_sets = count(1), set[int]()
     now, ended, told = 0.0, 0, dict.fromkeys((b"ICANHAZ?", b"ZPSET", b"ZPLAST"), 0)
 

@@ -70,7 +70,7 @@ def _log(event: str, **fields: Any) -> None:
 def main(keys: int, limit: float) -> None:
     configure_logging("json", "warning")
     server = MeasuredCloneServer(keys, limit)
-    server._telemetry.info = _log  # type: ignore[method-assign]
+    server._telemetry.info = _log  # type: ignore[method-assign, assignment]
     server.run()
     _log(
         "measured",

@@ -152,7 +152,7 @@ def take_snapshots(server: ManagedProcess, keys: int, clients: int) -> dict[str,
         came = dict.fromkeys(sockets, 0)
         waiting, sets = set(sockets), 0
         while waiting:
-            ready = poller.poll(DEADLINE * 1000)
+            ready = poller.poll(round(DEADLINE * 1000))
             assert ready, f"a snapshot stops: {list(came.values())} of {keys} keys"
             for socket, _events in ready:
                 batch = transfer(socket, False).receive(BATCH)
