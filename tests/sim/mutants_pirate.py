@@ -152,4 +152,29 @@ MUTANTS: Sequence[Mutant] = (
         "                request.frames = frames[head:]\n",
         "                pass\n",
     ),
+    simple(
+        "reply-is-not-matched",
+        SIMPLE,
+        "if count > depth + 2 and frames[2 : depth + 2] == request.frames[:depth]:",
+        "if count > 3:",
+    ),
+    simple(
+        "one-delivery-too-many",
+        QUEUE,
+        "request.deliveries >= self.options.deliveries_max",
+        "request.deliveries > self.options.deliveries_max",
+    ),
+    simple(
+        "request-past-its-ttl-is-started", QUEUE, "            if request.expiry > now:\n", "            if True:\n"
+    ),
+    simple(
+        "worker-that-was-used-last-goes-first",
+        QUEUE,
+        "            elif idle:\n                self._assign(idle.popitem(last=False)[1], request, now)\n",
+        "            elif idle:\n                self._assign(idle.popitem(last=True)[1], request, now)\n",
+    ),
+    simple(
+        "clients-are-read-while-no-worker-is-ready", QUEUE, "return port != FRONT or bool(self._idle)", "return True"
+    ),
+    simple("queue-is-not-bounded", QUEUE, "len(self._waiting) >= self.options.queue_max", "False"),
 )
