@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -21,7 +22,10 @@ PLUGIN = "zpatterns.testing.plugin"
 
 
 def pytest_configure() -> None:
-    """Where zpatterns is not installed, have the pytest of a child process load our plugin all the same."""
+    """Have child processes load our plugin into their pytest, installed or not, and take SIGINT as they should."""
+    # What a shell starts in the background ignores SIGINT, and so would all that it starts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not any(entry.value == PLUGIN for entry in importlib.metadata.entry_points(group="pytest11")):
         os.environ["PYTEST_PLUGINS"] = PLUGIN
 
