@@ -344,6 +344,16 @@ def test_what_was_read_is_dropped_and_counted_when_it_is_not_to_be():
     assert pair.core.wants_to_read("server")
 
 
+def test_a_worker_whose_ready_was_kept_is_told_to_go_when_it_is_not_to_be():
+    pair = broker_pair(has_hooks=True)
+    pair.advance(2.0)
+    other = [b"other", b"", b"MDPW01", b"\x05"]
+    assert not_state(pair.give(READY_01, REQUEST_01, other)) == []
+    pair.step(pair.core.star.activated, 1, False, pair.now)
+    assert not_state(pair.sent()) == [DISCONNECT_01]
+    assert pair.events(MessagesDropped) == [MessagesDropped("refused", 1), MessagesDropped("not-registered", 1)]
+
+
 def test_one_that_is_stopped_while_on_active_runs_does_not_serve_when_that_is_done():
     pair = server_pair(has_hooks=True)
     pair.advance(2.0)

@@ -57,12 +57,17 @@ class PairCore:
             self.hosted.receive_many(batch, now, port)
 
     def stand_by(self, now: float) -> None:
-        """Serve nobody from now on."""
-        held, self._held = self._held, []
-        for _, batch in held:
-            for _frames in batch:
-                self._drops.add("refused")
+        """Serve nobody from now on; what was kept is refused."""
         self.hosted.stand_by(now)
+        held, self._held = self._held, []
+        for port, batch in held:
+            self.hosted.receive_many(self._without_dropped_votes(batch, port), now, port)
+
+    def _without_dropped_votes(self, batch: list[Frames], port: PortId) -> list[Frames]:
+        passed = [frames for frames in batch if self.hosted.ballot(frames, port) is not Ballot.DROPPED]
+        for _ in range(len(batch) - len(passed)):
+            self._drops.add("refused")
+        return passed
 
     # Messages in.
 
