@@ -326,7 +326,7 @@ class PairedCloneCore(CloneServerCore):
         return self._unsafe.get(uuid) or super()._unanswered(uuid)
 
     def _is_full(self) -> bool:
-        return super()._is_full() or len(self._unsafe) >= self.options.pending_max
+        return super()._is_full() or len(self._journal) + len(self._unsafe) >= self.options.pending_max
 
     # Messages out.
 

@@ -62,7 +62,8 @@ class CloneWorld(World):
         self.halves: list[ClonePairNode] = []
         self.servers: list[CloneServerNode] = []
         if self.is_pair:
-            self._pair(draw, liveness, ServerOptions(liveness, durable=durable))
+            most = 10_000 if is_calm else draw.pick((4, 10_000))
+            self._pair(draw, liveness, ServerOptions(liveness, durable=durable, pending_max=most))
         else:
             for number in range(1 if is_calm else draw.pick((1, 1, 2))):
                 options = ServerOptions(liveness, durable=durable)
@@ -95,6 +96,7 @@ class CloneWorld(World):
     def _pair(self, draw: Chance, liveness: Liveness, options: ServerOptions) -> None:
         star = Liveness(liveness.interval * draw.pick((0.5, 1.0, 1.0)), 2)
         self.star_lease = star.lease
+        self.bound += 2 * star.lease  # first the pair settles, and then its clients find the one that serves
         # In the end, when all is well, some worlds lose the active for good.
         self.loses_one = draw.happens(0.3)
         if self.loses_one:
