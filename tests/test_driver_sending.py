@@ -311,10 +311,10 @@ class TestAFullPeer:
 
     @pytest.mark.parametrize(
         ("limits", "held"),
-        [({"outbox_bytes_max": 1000}, 9 + 9), ({"outbox_bytes_max": 1000, "outbox_total_bytes_max": 1500}, 9 + 5)],
+        [({"outbox_bytes_max": 6000}, 9 + 9), ({"outbox_bytes_max": 6000, "outbox_total_bytes_max": 9000}, 9 + 5)],
     )
     def test_bytes_are_bounded_for_one_peer_and_for_all(self, bench, limits, held):
-        """A message of 100 bytes and its id takes 103: nine of them fit into 1000 bytes."""
+        """A message of 100 bytes and its id counts for 615: nine of them fit into 6000 bytes."""
         core = EchoCore(echo=False)
         server = bench.drive(core, SocketSettings(send_hwm=1, receive_hwm=1, **limits))
         server.bind("inproc://front")

@@ -27,6 +27,7 @@ from zpatterns.sockets import (
     resolve_endpoint,
 )
 from zpatterns.transfer import PlainTransfer
+from zpatterns.wire import MESSAGE_OVERHEAD
 
 
 class Fixed:
@@ -272,8 +273,8 @@ class TestSending:
         assert not link.blocked
 
     def test_what_is_larger_than_an_outbox_is_an_overflow(self, make):
-        link = make(SocketKind.ROUTER, outbox_bytes_max=100)
-        failures = self.send(link, Wire(breaks_at=1), [b"peer", b"x" * 101], [b"peer", b"small"])
+        link = make(SocketKind.ROUTER, outbox_bytes_max=MESSAGE_OVERHEAD + 100)
+        failures = self.send(link, Wire(breaks_at=1), [b"peer", b"x" * 97], [b"peer", b"small"])
         # The small one behind it must not go in its stead: that would be a gap.
         assert [reason for _, _, reason in failures] == [SendFailure.OVERFLOW] * 2
         assert link.waiting == 0

@@ -16,9 +16,6 @@ from zpatterns.wire import CODE_DRAINING, CODE_OVERLOADED, error_body, memory_of
 
 PORT = "server"
 
-REQUEST_OVERHEAD = 512
-"""What a queued request costs beside its frames, in bytes, as `queue_bytes_max` counts it."""
-
 _STOPPING = "the server is shutting down; ask another one"
 
 
@@ -96,7 +93,7 @@ class _Request:
         self.frames = frames
         self.depth = depth
         self.expiry = expiry
-        self.size = REQUEST_OVERHEAD + memory_of(frames)
+        self.size = memory_of(frames)
         self.answered = False
 
 

@@ -15,6 +15,7 @@ import zmq
 from zpatterns.core import Frames, PortId, Rng, SendFailure, SocketKind
 from zpatterns.errors import EndpointError, ForkedError, ZPatternsError
 from zpatterns.transfer import Transfer, transfer
+from zpatterns.wire import memory_of
 
 POLLIN = int(zmq.POLLIN)
 POLLOUT = int(zmq.POLLOUT)
@@ -46,7 +47,8 @@ class SocketSettings:
     `send_hwm`, `receive_hwm`: messages libzmq holds for a peer. `message_max`: the largest frame taken from a
     peer, whose connection is cut beyond it. `frames_max`: a message of more frames is dropped.
     `outbox_max`, `outbox_bytes_max`: what is kept for one peer whose libzmq queue is full;
-    `outbox_total_bytes_max`: the same for all peers of a socket together.
+    `outbox_total_bytes_max`: the same for all peers of a socket together, and each message counts 512 bytes more than
+    it has, which is what it costs to keep.
     `connect_timeout`: a connection that TCP has not made by then is tried anew. TCP itself repeats its SYN after 1, 2,
     4 ... 32 s, and so would find a network that is whole again as much as half a minute later.
     `handshake_timeout`: a connection that has not finished ZMTP's handshake by then is closed.
@@ -363,7 +365,7 @@ class Link:
     def _box(self, frames: Frames, now: float, failures: list[tuple[PortId, Frames, SendFailure]]) -> None:
         settings = self._settings
         peer = self._peer(frames)
-        size = sum(map(len, frames))
+        size = memory_of(frames)
         box = self._boxes.get(peer)
         if box is None:
             box = self._boxes[peer] = _Outbox(now)

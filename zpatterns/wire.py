@@ -26,9 +26,13 @@ FRAME_OVERHEAD = 64
 """What each frame more costs in memory beside its bytes."""
 
 
+MESSAGE_OVERHEAD = 512
+"""What a message that waits costs in memory beside its frames, in bytes, with all that is remembered of it."""
+
+
 def memory_of(frames: Frames) -> int:
-    """What frames count for where memory is bounded, in bytes: many that are small cost more than what is in them."""
-    return sum(map(len, frames)) + FRAME_OVERHEAD * max(0, len(frames) - FEW_FRAMES)
+    """What a message counts for where memory is bounded, in bytes: many small frames cost more than what is in them."""
+    return MESSAGE_OVERHEAD + sum(map(len, frames)) + FRAME_OVERHEAD * max(0, len(frames) - FEW_FRAMES)
 
 
 def req_message(body: Frames) -> Frames:

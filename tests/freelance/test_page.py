@@ -9,7 +9,7 @@ import pytest
 
 from tests.pages import all_commands
 from tests.test_docs import DOCS, code, table_after
-from zpatterns import calls_core, server_core
+from zpatterns import calls_core, server_core, wire
 from zpatterns.core import Event
 from zpatterns.freelance import AsyncFreelanceClient, FreelanceClient, FreelanceServer, events
 from zpatterns.freelance.servers_core import ClientOptions, FreelanceStatistics
@@ -64,7 +64,7 @@ def test_every_event_is_listed_with_its_level():
         f"silent for `heartbeat_interval` ({ClientOptions().liveness.interval:g} s)",
         f"x `liveness` of silence ({ClientOptions().liveness.lease:g} s)",
         f"that is {ClientOptions().retries} retries",
-        f"{server_core.REQUEST_OVERHEAD} added for each",
+        f"{wire.MESSAGE_OVERHEAD} added for each",
     ],
 )
 def test_a_figure_in_the_text_is_that_of_the_code(text: str):

@@ -24,7 +24,7 @@ from tests.harness import (
 )
 from zpatterns.core import MessagesDropped, SendFailure
 from zpatterns.mdp.broker_core import BrokerCore
-from zpatterns.mdp.broker_state import REQUEST_OVERHEAD, BrokerOptions
+from zpatterns.mdp.broker_state import BrokerOptions
 from zpatterns.mdp.events import (
     RequestExpired,
     RequestRefused,
@@ -34,6 +34,7 @@ from zpatterns.mdp.events import (
     WorkerRegistered,
 )
 from zpatterns.timing import Liveness
+from zpatterns.wire import MESSAGE_OVERHEAD
 
 ERROR = b"\x00ZPATTERNS-ERROR\x00"
 
@@ -80,17 +81,17 @@ def test_a_full_queue_takes_requests_again_once_there_is_room():
 
 def test_the_bytes_of_all_queues_together_are_bounded():
     size = 1000
-    broker = BrokerHarness(queue_bytes_max=2 * (size + REQUEST_OVERHEAD))
+    broker = BrokerHarness(queue_bytes_max=2 * (size + MESSAGE_OVERHEAD))
     assert (
         broker.give(request(b"c1", b"a", b"x" * size), request(b"c2", b"b", b"x" * (size // 2), b"x" * (size // 2)))
         == []
     )
-    assert broker.statistics.queued_bytes == 2 * (size + REQUEST_OVERHEAD)
+    assert broker.statistics.queued_bytes == 2 * (size + MESSAGE_OVERHEAD)
     (refusal,) = broker.give(request(b"c3", b"c", b""))
     assert error_of(refusal) == b"429"
     assert broker.statistics.services == 2, "a refused request leaves no service behind"
     broker.ready(b"w", b"a")
-    assert broker.statistics.queued_bytes == size + REQUEST_OVERHEAD
+    assert broker.statistics.queued_bytes == size + MESSAGE_OVERHEAD
     assert broker.give(request(b"c3", b"c", b"x" * size)) == []
 
 
@@ -431,7 +432,7 @@ def test_statistics_count_what_happened_and_what_is_held():
     statistics = broker.statistics
     assert (statistics.requests, statistics.replies, statistics.partials) == (3, 1, 1)
     assert (statistics.workers, statistics.services, statistics.in_flight) == (2, 2, 1)
-    assert (statistics.queued, statistics.queued_bytes) == (1, REQUEST_OVERHEAD + 3)
+    assert (statistics.queued, statistics.queued_bytes) == (1, MESSAGE_OVERHEAD + 3)
     broker.advance(1)
     assert broker.statistics.heartbeats == 2
     assert statistics.heartbeats == 0, "a snapshot does not change"

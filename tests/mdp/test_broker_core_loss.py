@@ -19,8 +19,9 @@ from tests.harness import (
     work,
 )
 from zpatterns.core import SendFailure
-from zpatterns.mdp.broker_state import REQUEST_OVERHEAD, OnWorkerLoss
+from zpatterns.mdp.broker_state import OnWorkerLoss
 from zpatterns.mdp.events import RequestExpired, RequestLost, RequestRequeued, WorkerExpired, WorkerLost
+from zpatterns.wire import MESSAGE_OVERHEAD
 
 ERROR = b"\x00ZPATTERNS-ERROR\x00"
 VERSIONS = ["0.1", "0.2"]
@@ -93,12 +94,12 @@ def test_a_requeued_request_waits_in_front_of_all_others():
 
 
 def test_a_requeued_request_is_not_refused_by_a_full_queue():
-    broker = BrokerHarness(queue_max=1, queue_bytes_max=REQUEST_OVERHEAD + 10)
+    broker = BrokerHarness(queue_max=1, queue_bytes_max=MESSAGE_OVERHEAD + 10)
     broker.ready(b"w1")
     broker.give(request(b"c1", b"echo", b"x" * 10), request(b"c2", b"echo", b"x" * 10))
     assert broker.give(disconnect(b"w1")) == []
     assert broker.statistics.queued == 2
-    assert broker.statistics.queued_bytes == 2 * (REQUEST_OVERHEAD + 10)
+    assert broker.statistics.queued_bytes == 2 * (MESSAGE_OVERHEAD + 10)
 
 
 def test_a_requeued_request_counts_with_the_bytes_of_its_body():
@@ -108,7 +109,7 @@ def test_a_requeued_request_counts_with_the_bytes_of_its_body():
     broker.give(request(b"c", b"echo", b"x" * 5000, b"y" * 100))
     assert broker.statistics.queued_bytes == 0
     broker.give(disconnect(b"w"))
-    assert broker.statistics.queued_bytes == REQUEST_OVERHEAD + 5100
+    assert broker.statistics.queued_bytes == MESSAGE_OVERHEAD + 5100
 
 
 def test_a_requeued_request_keeps_its_first_ttl():

@@ -8,7 +8,7 @@ from dataclasses import fields
 import pytest
 
 from tests.test_docs import DOCS, code, table_after
-from zpatterns import calls_core, server_core
+from zpatterns import calls_core, server_core, wire
 from zpatterns.calls_state import CallOptions, ClientStatistics
 from zpatterns.core import Event
 from zpatterns.mdp import client_core
@@ -60,7 +60,7 @@ def test_every_event_is_listed_with_its_level():
     [
         f"nobody has used for {CallOptions().idle_max:g} s are closed",
         f"a dead first server costs {CallOptions().timeout / (CallOptions().retries + 1):g} s, once",
-        f"{server_core.REQUEST_OVERHEAD} added for each",
+        f"{wire.MESSAGE_OVERHEAD} added for each",
     ],
 )
 def test_a_figure_in_the_text_is_that_of_the_code(text: str):

@@ -112,7 +112,7 @@ MAJORDOMO: Sequence[Mutant] = (
     Mutant(
         "queue-is-not-bounded-in-bytes",
         BROKER,
-        "self._backlog.bytes + request_size(body) > self.options.queue_bytes_max",
+        "self._backlog.bytes + memory_of(body) > self.options.queue_bytes_max",
         "False",
     ),
     Mutant(

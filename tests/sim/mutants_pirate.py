@@ -99,7 +99,7 @@ MUTANTS: Sequence[Mutant] = (
     paranoid(
         "queue-is-not-bounded-in-bytes",
         QUEUE,
-        "self._waiting.bytes + request_size(frames) > self.options.queue_bytes_max",
+        "self._waiting.bytes + memory_of(frames) > self.options.queue_bytes_max",
         "False",
     ),
     paranoid(

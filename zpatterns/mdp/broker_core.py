@@ -16,7 +16,6 @@ from zpatterns.mdp.broker_state import (
     Service,
     Streams,
     Worker,
-    request_size,
 )
 from zpatterns.mdp.events import (
     RequestExpired,
@@ -30,6 +29,7 @@ from zpatterns.mdp.events import (
 )
 from zpatterns.mdp.wire import CLIENT_1, CLIENT_2, EMPTY, REPLY_1, WORKER_1, WORKER_2
 from zpatterns.timing import Deadlines
+from zpatterns.wire import memory_of
 
 PORT = "broker"
 
@@ -132,7 +132,7 @@ class BrokerCore:
                 return
         if (
             service.queued >= self.options.queue_max
-            or self._backlog.bytes + request_size(body) > self.options.queue_bytes_max
+            or self._backlog.bytes + memory_of(body) > self.options.queue_bytes_max
         ):
             self._refuse(client, version, name, wire.CODE_OVERLOADED, f"the queue of service {name.decode()!r} is full")
             self._forget_if_unused(service)

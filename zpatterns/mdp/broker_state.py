@@ -12,9 +12,6 @@ from zpatterns.mdp.wire import WorkerDialect
 from zpatterns.timing import Deadlines, Liveness
 from zpatterns.wire import memory_of
 
-REQUEST_OVERHEAD = 512
-"""What a queued request costs beside its body, in bytes, as `queue_bytes_max` counts it."""
-
 
 class OnWorkerLoss(enum.Enum):
     """What becomes of a request whose worker was lost."""
@@ -68,11 +65,6 @@ class BrokerStatistics:
     queued_bytes: int
     in_flight: int
     dropped: dict[str, int]
-
-
-def request_size(body: Frames) -> int:
-    """What a queued request counts for, in bytes."""
-    return REQUEST_OVERHEAD + memory_of(body)
 
 
 class Request:
@@ -206,7 +198,7 @@ class Backlog:
         """Assert that the counts are those of `services`, all that there are."""
         waiting = [request for service in services.values() for request in service.requests if request.is_queued]
         assert self.count == len(waiting), "queued requests are miscounted"
-        assert self.bytes == sum(request_size(request.body) for request in waiting), "queued bytes are miscounted"
+        assert self.bytes == sum(memory_of(request.body) for request in waiting), "queued bytes are miscounted"
         for service in services.values():
             assert service.queued == sum(request.is_queued for request in service.requests)
         assert all(request.deadline is not None for request in waiting), "a queued request would wait for ever"
@@ -216,7 +208,7 @@ class Backlog:
         request.deadline = request.expiry
         request.service.queued += 1
         self.count += 1
-        self.bytes += request_size(request.body)
+        self.bytes += memory_of(request.body)
         self._expiries.add(request)
 
     def _remove(self, request: Request) -> None:
@@ -224,7 +216,7 @@ class Backlog:
         request.deadline = None
         request.service.queued -= 1
         self.count -= 1
-        self.bytes -= request_size(request.body)
+        self.bytes -= memory_of(request.body)
 
 
 class Streams:

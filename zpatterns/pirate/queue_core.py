@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from zpatterns.core import Command, Drops, Event, Frames, PortId, SendFailure
 from zpatterns.pirate.events import RequestExpired, RequestLost, RequestRefused, RequestRequeued, WorkerLost
-from zpatterns.pirate.queue_state import QueueOptions, QueueStatistics, Request, Waiting, Worker, request_size
+from zpatterns.pirate.queue_state import QueueOptions, QueueStatistics, Request, Waiting, Worker
 from zpatterns.pirate.wire import EMPTY, Dialect, envelope_depth
-from zpatterns.wire import CODE_DRAINING, CODE_LOST, CODE_OVERLOADED, error_body
+from zpatterns.wire import CODE_DRAINING, CODE_LOST, CODE_OVERLOADED, error_body, memory_of
 
 FRONT = "front"
 """The ROUTER that clients connect to."""
@@ -73,7 +73,7 @@ class QueueCore:
                 self._assign(idle.popitem(last=False)[1], request, now)
             elif (
                 len(self._waiting) >= self.options.queue_max
-                or self._waiting.bytes + request_size(frames) > self.options.queue_bytes_max
+                or self._waiting.bytes + memory_of(frames) > self.options.queue_bytes_max
             ):
                 self._refuse(request, CODE_OVERLOADED, "the queue is full")
             else:

@@ -9,9 +9,6 @@ from zpatterns.core import Frames
 from zpatterns.timing import Liveness
 from zpatterns.wire import memory_of
 
-REQUEST_OVERHEAD = 512
-"""What a waiting request costs beside its frames, in bytes, as `queue_bytes_max` counts it."""
-
 
 @dataclass(frozen=True, slots=True)
 class QueueOptions:
@@ -97,11 +94,6 @@ class Worker:
         self.deadline: float | None = None
 
 
-def request_size(frames: Frames) -> int:
-    """What a waiting request counts for, in bytes."""
-    return REQUEST_OVERHEAD + memory_of(frames)
-
-
 class Waiting:
     """The requests that wait for a worker, in the order in which they came, those that had their turn before included.
 
@@ -120,12 +112,12 @@ class Waiting:
     def add(self, request: Request) -> None:
         """The request waits in its place."""
         heapq.heappush(self._heap, (request.order, request))
-        self.bytes += request_size(request.frames)
+        self.bytes += memory_of(request.frames)
 
     def take(self) -> Request:
         """Take the first; there must be one."""
         request = heapq.heappop(self._heap)[1]
-        self.bytes -= request_size(request.frames)
+        self.bytes -= memory_of(request.frames)
         return request
 
     def next_expiry(self) -> float | None:
@@ -134,5 +126,5 @@ class Waiting:
 
     def check_invariants(self) -> None:
         """Assert that the count of bytes is right, and that no deadline hides behind a later one."""
-        assert self.bytes == sum(request_size(request.frames) for _, request in self._heap)
+        assert self.bytes == sum(memory_of(request.frames) for _, request in self._heap)
         assert all(self._heap[0][1].expiry <= request.expiry for _, request in self._heap)
