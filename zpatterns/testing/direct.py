@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from zpatterns.calls import CallCore
 from zpatterns.core import Frames, Rng, SocketKind
-from zpatterns.server_core import PORT, ServerCore
+from zpatterns.server_core import PORT, ServerCore, ServerOptions
 from zpatterns.sockets import SocketSettings
 from zpatterns.testing.callers import ClientNode
 from zpatterns.testing.ledger import Call
@@ -121,6 +121,12 @@ class CallerNode(ClientNode):
 
     def answered(self, call: Call, frames: Frames) -> None:
         self.world.observer.answered(self, call, frames)
+
+
+def requests_max(options: ServerOptions) -> int:
+    """How many requests a server may hold."""
+    # Each that waits counts for 512 bytes at least (ServerOptions.queue_bytes_max).
+    return min(options.queue_max, options.queue_bytes_max // 512) + options.concurrency
 
 
 def run_of(world: DirectWorld, answer: bytes) -> HandlerRun | None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zpatterns.core import Frames
+from zpatterns.testing.direct import requests_max
 from zpatterns.testing.driving import SimLink
 from zpatterns.testing.judging import CallObserver
-from zpatterns.testing.weight import reachable_frames
 from zpatterns.testing.world import Node
 
 if TYPE_CHECKING:
@@ -59,7 +59,6 @@ class FreelanceObserver(CallObserver["FreelanceWorld"]):
         self._controls: dict[SimLink, set[bytes]] = {}
         self._sends: dict[tuple[bytes, str], int] = {}
         self._runs: dict[tuple[bytes, str], int] = {}
-        self._measured = 0
 
     # What is seen.
 
@@ -246,24 +245,18 @@ class FreelanceObserver(CallObserver["FreelanceWorld"]):
     def measure(self) -> None:
         super().measure()
         world = self.world
-        self._measured += 1
         for call in world.ledger.open_calls:
             self._check_turning(call)
         for server in world.servers:
             if server.alive:
                 self.check_outboxes(server.driver.links.values())
+                if self.weighs:
+                    self.check_weight(server.name, server.core, requests_max(world.server_options))
         for client in world.clients:
             if client.alive:
                 self._measure_client(client)  # type: ignore[arg-type]
                 if client is not world.probe:
                     self.check_outboxes(client.driver.links.values())
-        if self._measured % 6 == 0:
-            options = world.server_options
-            limit = min(options.queue_max, options.queue_bytes_max // 512) + options.concurrency
-            for server in world.servers:
-                held = reachable_frames(server.core, b"q:") if server.alive else 0
-                if held > limit:
-                    world.violate("B1", f"{server.name} holds {held} requests, the limit is {limit}")
 
     def _measure_client(self, client: FreelanceClientNode) -> None:
         options = client.options
@@ -288,13 +281,9 @@ class FreelanceObserver(CallObserver["FreelanceWorld"]):
         world = self.world
         now = world.clock.now()
         for client in world.clients:
-            held = reachable_frames(client.core, b"q:")
-            if held:
-                world.violate("B1", f"{client.name} still holds {held} bodies of calls that have ended")
+            self.check_weight(client.name, client.core, 0)
             for endpoint, server in self._seen[client].items():
                 if world.model == "addressed" and now - server.heard_at > 1.2 * world.liveness.interval:
                     world.violate("L1", f"{client.name} has not heard {endpoint} for {now - server.heard_at:.3f} s")
         for server_node in world.servers:
-            held = reachable_frames(server_node.core, b"q:")
-            if held:
-                world.violate("B1", f"{server_node.name} still holds {held} requests that it has answered")
+            self.check_weight(server_node.name, server_node.core, 0)

@@ -13,6 +13,7 @@ from zpatterns.sockets import Link
 from zpatterns.testing.driving import SimLink
 from zpatterns.testing.ledger import Call
 from zpatterns.testing.serving import BrokeredWorld, ServingNode, ServingWorld
+from zpatterns.testing.weight import reachable_frames
 from zpatterns.testing.world import Node, Observer
 
 W = TypeVar("W", bound=ServingWorld)
@@ -25,6 +26,7 @@ class CallObserver(Observer, Generic[W]):
         self.world = world
         self.must_succeed: list[Call] = []
         """Calls that were made when all was well."""
+        self._measured = 0
 
     def run_begins(self, node: ServingNode, caller: bytes, frames: Frames) -> None:
         """A handler is about to be started."""
@@ -34,7 +36,19 @@ class CallObserver(Observer, Generic[W]):
         return 1
 
     def measure(self) -> None:
+        self._measured += 1
         self.world.ledger.check_open()
+
+    @property
+    def weighs(self) -> bool:
+        """Whether it is time to weigh cores: that is slow, and what leaks is still there later."""
+        return self._measured % 6 == 0
+
+    def check_weight(self, name: str, core: object, limit: int) -> None:
+        """B1: not more than so many bodies of calls can be reached from the core of the node of this name."""
+        held = reachable_frames(core, b"q:")
+        if held > limit:
+            self.world.violate("B1", f"{name} holds {held} requests, the limit is {limit}")
 
     def settled(self) -> None:
         self.world.ledger.check_open()

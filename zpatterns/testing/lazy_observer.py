@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 from zpatterns.calls_state import CallOptions
 from zpatterns.core import Frames, SendFailure
-from zpatterns.testing.direct import CallerNode, DirectObserver, ServerNode, run_of
+from zpatterns.testing.direct import CallerNode, DirectObserver, ServerNode, requests_max, run_of
 from zpatterns.testing.driving import SimLink
 from zpatterns.testing.judging import CallObserver
 from zpatterns.testing.ledger import Call
 from zpatterns.testing.serving import ServingNode
-from zpatterns.testing.weight import reachable_frames
 from zpatterns.testing.world import Node
 
 if TYPE_CHECKING:
@@ -187,16 +186,11 @@ class LazyObserver(CallObserver["LazyWorld"], DirectObserver):
     def measure(self) -> None:
         super().measure()
         world = self.world
-        options = world.server_options
         for server in world.servers:
-            if not server.alive:
-                continue
-            # Each counts for 512 bytes at least (ServerOptions.queue_bytes_max).
-            limit = min(options.queue_max, options.queue_bytes_max // 512) + options.concurrency
-            held = reachable_frames(server.core, b"q:")
-            if held > limit:
-                world.violate("B1", f"{server.name} holds {held} requests, the limit is {limit}")
-            self.check_outboxes(server.lane.links)
+            if server.alive:
+                self.check_outboxes(server.lane.links)
+                if self.weighs:
+                    self.check_weight(server.name, server.core, requests_max(world.server_options))
         for client in world.clients:
             watch = self.clients[client]
             if not client.alive:
@@ -221,11 +215,9 @@ class LazyObserver(CallObserver["LazyWorld"], DirectObserver):
                 if request.state == "runs" or (request.state == "waits" and now < request.expiry):
                     world.violate("R3", f"{watch.node.name} has lost {request.body[:1]}, which {request.state}")
         for server in world.servers:
-            if held := reachable_frames(server.core, b"q:"):
-                world.violate("B1", f"{server.name} still holds {held} requests")
+            self.check_weight(server.name, server.core, 0)
         for client in world.clients:
-            if held := reachable_frames(client.core, b"q:"):
-                world.violate("B1", f"{client.name} still holds {held} requests")
+            self.check_weight(client.name, client.core, 0)
 
     def _attempt(self, client: ClientWatch, link: SimLink, frames: Frames) -> None:
         world, name = self.world, link.sim.name

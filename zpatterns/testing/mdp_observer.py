@@ -12,7 +12,6 @@ from zpatterns.core import Frames
 from zpatterns.testing.driving import SimLink
 from zpatterns.testing.judging import BrokeredObserver
 from zpatterns.testing.mdp_nodes import BrokerNode
-from zpatterns.testing.weight import reachable_frames
 from zpatterns.testing.world import Node
 
 if TYPE_CHECKING:
@@ -323,7 +322,6 @@ class MajordomoObserver(BrokeredObserver["MajordomoWorld", BrokerWatch]):
         super().__init__(world)
         self._asks: dict[tuple[bytes, bytes], int] = {}
         self._runs: dict[tuple[bytes, bytes], int] = {}
-        self._measured = 0
 
     def make_watch(self, node: Node) -> BrokerWatch:
         assert isinstance(node, BrokerNode)
@@ -366,12 +364,10 @@ class MajordomoObserver(BrokeredObserver["MajordomoWorld", BrokerWatch]):
     def measure(self) -> None:
         super().measure()
         world = self.world
-        self._measured += 1
         for broker in world.brokers:
             if broker.alive:
                 self.check_outboxes(broker.driver.links.values())
-                # Weighing is slow, and what leaks is still there later.
-                if self._measured % 6 == 0:
+                if self.weighs:
                     self._measure_broker(broker)
         for client in world.clients:
             if client.alive:
@@ -410,20 +406,16 @@ class MajordomoObserver(BrokeredObserver["MajordomoWorld", BrokerWatch]):
         super().finished()
         world = self.world
         for broker in world.brokers:
-            held = reachable_frames(broker.core, b"q:")
             watch = self.watches[broker]
             waiting = watch.unserved() + sum(watch.backlog(service) for service in watch.served)
-            if held > waiting:
-                world.violate("B1", f"{broker.name} still holds {held} requests, {waiting} wait for a worker")
+            self.check_weight(broker.name, broker.core, waiting)
 
     def _measure_broker(self, broker: BrokerNode) -> None:
         options = broker.options
-        held = reachable_frames(broker.core, b"q:")
         busy = sum(worker.holds is not None for worker in self.watches[broker].workers.values())
         # Each counts for 512 bytes at least (BrokerOptions.queue_bytes_max).
         limit = min(options.queue_max * len(self.world.asked_services), options.queue_bytes_max // 512) + busy
-        if held > limit:
-            self.world.violate("B1", f"{broker.name} holds {held} requests, the limit is {limit}")
+        self.check_weight(broker.name, broker.core, limit)
 
     def _measure_client(self, client: MajordomoClientNode) -> None:
         if len(client.open) > client.options.max_in_flight + client.options.queue_max:

@@ -12,7 +12,6 @@ from zpatterns.testing.driving import SimLink
 from zpatterns.testing.judging import BrokeredObserver
 from zpatterns.testing.ledger import GRACE
 from zpatterns.testing.pirate_nodes import QueueNode
-from zpatterns.testing.weight import reachable_frames
 from zpatterns.testing.world import Node
 
 if TYPE_CHECKING:
@@ -331,10 +330,6 @@ class QueueWatch:
 class PirateObserver(BrokeredObserver["PirateWorld", QueueWatch]):
     """Watches every queue's sockets, every handler and every caller."""
 
-    def __init__(self, world: PirateWorld) -> None:
-        super().__init__(world)
-        self._measured = 0
-
     def make_watch(self, node: Node) -> QueueWatch:
         assert isinstance(node, QueueNode)
         return QueueWatch(self.world, node)
@@ -352,7 +347,6 @@ class PirateObserver(BrokeredObserver["PirateWorld", QueueWatch]):
     def measure(self) -> None:
         super().measure()
         world = self.world
-        self._measured += 1
         for queue in world.queues:
             if not queue.alive:
                 continue
@@ -360,11 +354,8 @@ class PirateObserver(BrokeredObserver["PirateWorld", QueueWatch]):
             watch = self.watches[queue]
             watch.check_due()
             watch.check_overdue()
-            # Weighing is slow, and what leaks is still there later.
-            if self._measured % 6 == 0:
-                held, limit = reachable_frames(queue.core, b"q:"), watch.held_max()
-                if held > limit:
-                    world.violate("B1", f"{queue.name} holds {held} requests, the limit is {limit}")
+            if self.weighs:
+                self.check_weight(queue.name, queue.core, watch.held_max())
 
     def settled(self) -> None:
         super().settled()
@@ -378,8 +369,7 @@ class PirateObserver(BrokeredObserver["PirateWorld", QueueWatch]):
         super().finished()
         world = self.world
         for queue in world.queues:
-            held = reachable_frames(queue.core, b"q:")
             watch = self.watches[queue]
             # A long queue is still a queue; and of two queues, one may be left without workers.
-            if held and watch.has_workers and world.clock.now() - watch.worked_at > world.lease / 2:
-                world.violate("B1", f"{queue.name} still holds {held} requests")
+            if watch.has_workers and world.clock.now() - watch.worked_at > world.lease / 2:
+                self.check_weight(queue.name, queue.core, 0)
