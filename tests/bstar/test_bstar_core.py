@@ -256,6 +256,13 @@ def test_a_change_is_published_at_once_and_is_an_event():
     assert other.events(BecamePassive) == [BecamePassive(0, "the peer is active")]
 
 
+@pytest.mark.parametrize(("state", "digit"), [("primary waiting", b"2"), ("passive", b"1"), ("passive", b"2")])
+def test_one_that_holds_nothing_does_not_care_what_the_other_says_that_it_holds(state, digit):
+    star = in_state(state)
+    star.hear(digit + b" port=5556 copy=9:9 life=x")
+    assert star.state == "active"
+
+
 # Epochs.
 
 

@@ -119,7 +119,7 @@ MUTANTS: Sequence[Mutant] = (
     _clone(
         "clone-newer-copy-does-not-count",
         STAR_STATE,
-        "        if theirs > ours:\n",
+        "        if theirs.copy > ours.copy:\n",
         "        if False:\n",
     ),
     _clone(

@@ -344,7 +344,7 @@ class StarCore:
             self._both_passive_since = None
         if what is Input.PEER_ACTIVE:
             self._stop_asking(now)
-        what = compare_copies(what, self.options.primary, self._application.told().copy, peer.told.copy)
+        what = compare_copies(what, self.options.primary, self._application.told(), peer.told)
         self._step(what, now, f"the {what.value}")
         self._application.peer_told(peer, now)
 

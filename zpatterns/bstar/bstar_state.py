@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from zpatterns.bstar import wire
-from zpatterns.paired_core import Copy, Told
+from zpatterns.paired_core import Told
 from zpatterns.timing import Liveness
 
 
@@ -154,12 +154,12 @@ def differences(options: StarOptions, peer: wire.PeerState, state: State) -> dic
     return found
 
 
-def compare_copies(what: Input, primary: bool, ours: Copy, theirs: Copy) -> Input:
-    """Of two nodes that wait, or are stuck, the one that holds the newer copy is to serve."""
-    if what in (Input.PEER_PRIMARY, Input.PEER_BACKUP, Input.PEER_STUCK):
-        if theirs > ours:
+def compare_copies(what: Input, primary: bool, ours: Told, theirs: Told) -> Input:
+    """Of two nodes that wait, or are stuck, the one with the newer copy is to serve, if ours holds anything."""
+    if ours.port is not None and what in (Input.PEER_PRIMARY, Input.PEER_BACKUP, Input.PEER_STUCK):
+        if theirs.copy > ours.copy:
             return Input.PEER_NEWER_THAN_PRIMARY if primary else Input.PEER_NEWER_THAN_BACKUP
-        if theirs < ours:
+        if theirs.copy < ours.copy:
             return Input.PEER_OLDER
     return what
 
