@@ -11,6 +11,7 @@ from zpatterns.core import Close, Command, Event, Frames, Open, PortId, SendFail
 from zpatterns.sockets import SocketSettings
 from zpatterns.testing import CallerDriver, Fault, Node, Observer, SimDriver, World
 from zpatterns.testing.driving import SimLink
+from zpatterns.wire import memory_of
 
 
 class Ticker(Node):
@@ -381,7 +382,7 @@ class TestDrivers:
         world.server.kill()
         world.clock.advance(1.0)
         world.client.say([b"early"])
-        assert world.client.link.boxes == [(1, 5)]
+        assert world.client.link.boxes == [(1, memory_of([b"early"]))]
         world.server.start()
         world.server.driver.bind("port", SocketKind.ROUTER, "sim://server")
         world.clock.advance(3.0)
