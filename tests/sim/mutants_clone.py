@@ -67,21 +67,9 @@ MUTANTS: Sequence[Mutant] = (
     ),
     # Its snapshots and its map.
     _clone(
-        "clone-snapshot-is-not-of-one-moment",
-        STORE,
-        "            self._pages[at] = self._pages[at].copy()\n",
-        "            pass\n",
-    ),
-    _clone(
         "clone-what-a-full-client-did-not-take-is-lost",
         SNAPSHOTS,
         "        join.held.append(frames)\n",
-        "",
-    ),
-    _clone(
-        "clone-only-the-first-of-several-snapshots-is-sent",
-        SNAPSHOTS,
-        "            join.asked.append(subtree)\n",
         "",
     ),
     _clone(
