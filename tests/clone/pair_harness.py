@@ -136,7 +136,7 @@ def active(role: str = "primary", **options: Any) -> Half:
 def with_passive(**options: Any) -> Half:
     """A half that serves, and whose other half has said that it has everything."""
     half = active(**options)
-    half.hear(state(PASSIVE))
+    half.hear(state(PASSIVE, copy=b"1:%d" % PROMOTED))
     half.request(b"ZPHAVE", seq(PROMOTED), LIFE, client=b"peer")
     half.out.clear()
     return half

@@ -332,6 +332,25 @@ def test_a_half_that_is_stopped_waits_until_the_other_has_all():
     assert goodbye.startswith(b"1 ") and b" copy=0:0 " in goodbye, "so that the other serves whatever it has"
 
 
+def test_a_half_that_is_stopped_before_the_other_has_a_copy_of_its_map_does_not_make_that_serve():
+    """It would serve an empty map, and when the first comes back with its store, that would be replaced by it."""
+    half = active()
+    half.request(*zpset(b"k"))
+    half.hear(state(PASSIVE, epoch=0))
+    half.step(half.core.drain, half.now)
+    half.step(half.core.leave, half.now)
+    goodbye = half.take("state")[-1]
+    assert goodbye[0].startswith(b"1 ") and b" copy=1:%d " % (PROMOTED + 1) in goodbye[0]
+    other = Half("backup")
+    other.hear(state(ACTIVE))
+    assert other.state == "passive"
+    other.hear(goodbye)
+    assert other.state == "backup waiting"
+    other.advance(2.5)
+    other.request(b"ICANHAZ?", b"")
+    assert other.state == "backup waiting", "it waits for the one that has the map"
+
+
 # Promotion and giving up.
 
 

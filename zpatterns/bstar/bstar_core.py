@@ -391,8 +391,10 @@ class StarCore:
         if not self._left:
             liveness = self.options.liveness
             told = self._application.told()
-            if self._closing:
-                told = told._replace(copy=NOTHING)  # whatever it holds, it will not serve with it
+            peer = self._peer
+            if self._closing and peer is not None and peer.told.copy.epoch >= told.copy.epoch:
+                # It will not serve with what it holds. Who has less waits for it to come back: it may be in its store.
+                told = told._replace(copy=NOTHING)
             frame = wire.build(DIGITS[self.state], self.epoch, liveness.interval, liveness.liveness, told)
             # Only the latest state is news: what a node became and ceased to be within one turn nobody needs to hear.
             self._out[STATE] = [frame]
