@@ -297,6 +297,19 @@ def test_a_passive_half_that_is_there_and_does_not_follow_is_not_waited_for_long
     assert half.request(*zpset(b"l", number=2)) == [], "now it does again"
 
 
+def test_a_passive_half_that_says_the_same_again_and_again_is_waited_for_no_longer():
+    """Its disk may be full: it follows, answers each HUGZ, and has nothing more than before."""
+    half = with_passive()
+    half.request(*zpset(b"k"))
+    for _ in range(6):
+        half.hear_for(1.0, state(PASSIVE))
+        half.request(b"ZPHAVE", seq(PROMOTED), LIFE, client=b"peer")
+    assert len(half.events(PassiveLags)) == 1
+    assert half.request(*zpset(b"l", number=2)) == [zpack(2, b"200", PROMOTED + 2)], "nor is it for the next"
+    half.request(b"ZPHAVE", seq(PROMOTED + 2), LIFE, client=b"peer")
+    assert half.request(*zpset(b"m", number=3)) == [], "now that it has all again"
+
+
 def test_with_a_store_an_answer_waits_for_both():
     half = active(durable=True)
     half.saved()  # the epoch

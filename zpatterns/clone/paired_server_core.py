@@ -77,7 +77,8 @@ class PairedCloneCore(CloneServerCore):
         # As active: the passive half that has a copy, how far that goes, and whose sets wait for it.
         self._passive: bytes | None = None
         self._passive_has: int | None = None
-        self._passive_heard_at = 0.0
+        self._passive_due = 0  # what one that lagged must have before it is waited for again
+        self._passive_moved_at = 0.0
         self._unsafe: dict[bytes, _Unsafe] = {}
 
     def start(self, now: float) -> None:
@@ -296,9 +297,9 @@ class PairedCloneCore(CloneServerCore):
             super()._on_request(frames, now)
         elif confirmed[1] != self._passive:
             self._drops.add("not-the-passive")
-        else:
-            self._passive_has = max(confirmed[0], self._passive_has or 0)
-            self._passive_heard_at = now
+        elif confirmed[0] >= self._passive_due and (self._passive_has is None or confirmed[0] > self._passive_has):
+            self._passive_has = confirmed[0]
+            self._passive_moved_at = now
             self._release()
 
     # Answers that wait for the passive half.
@@ -308,7 +309,7 @@ class PairedCloneCore(CloneServerCore):
             super()._acknowledge(client, uuid, sequence)
             return
         if not self._unsafe:
-            self._passive_heard_at = self._now
+            self._passive_moved_at = self._now
         self._unsafe[uuid] = _Unsafe(client, uuid, sequence)
 
     def _release(self) -> None:
@@ -369,15 +370,15 @@ class PairedCloneCore(CloneServerCore):
 
     @property
     def _patience_ends(self) -> float | None:
-        return self._passive_heard_at + self.options.liveness.lease if self._unsafe else None
+        return self._passive_moved_at + self.options.liveness.lease if self._unsafe else None
 
     def handle_timer(self, now: float) -> None:
         super().handle_timer(now)
         self._follower.handle_timer(now)
         if self._patience_ends is not None and self._patience_ends <= now:
-            # It says that it is there, and does not follow: who waits must not wait for ever.
+            # It says that it is there, and has no more than before: who waits must not wait for ever.
             self._events.append(PassiveLags(len(self._unsafe), self.options.liveness.lease))
-            self._passive_has = None
+            self._passive_has, self._passive_due = None, self.store.sequence
             self._release()
 
     # The end.
