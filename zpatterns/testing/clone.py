@@ -35,8 +35,8 @@ class CloneWorld(World):
         self.interval = liveness.interval
         # Back-off is capped at the lease (promises.md), so L1's bound is four of them.
         self.bound = 4 * lease
-        self.quiet_seconds = 3 * lease
-        self.fault_seconds = lease * draw.between(1.5, 4.0)
+        self.quiet_seconds = 2 * lease
+        self.fault_seconds = lease * draw.between(1.0, 3.0)
         self.sets: list[SetCall] = []
         self.sets_left = draw.pick((8, 16, 30))
         is_calm = not self.active_faults
