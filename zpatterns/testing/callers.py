@@ -21,16 +21,15 @@ class CallingNode(Node):
     world: ServingWorld
     burst: ClassVar[tuple[float, int]] = (0.1, 20)
     """How often a caller makes many calls at once, and about how many."""
+    may_block: ClassVar[bool] = False
+    """Whether some of its kind wait for their calls, as threads do."""
 
     def __init__(self, world: ServingWorld, name: str, *, timeout: float, idle: bool) -> None:
         super().__init__(world, name)
         self.timeout = timeout
         self._idle = idle
-        self._is_blocking = self.draws_blocking and self.chance.happens(0.4)
+        self._is_blocking = self.may_block and self.chance.happens(0.4)
         self._pace = world.lease * self.chance.pick((0.05, 0.3, 1.0))
-
-    draws_blocking: ClassVar[bool] = False
-    """Whether some of its kind wait for each call, as threads do."""
 
     def boot(self) -> None:
         if not self._idle:
@@ -78,7 +77,7 @@ class CallingNode(Node):
 class ClientNode(CallingNode):
     """A process with one client of ours, in an event loop or in a thread that waits."""
 
-    draws_blocking = True
+    may_block = True
     core: CallCore
 
     def __init__(
