@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.clone.server_harness import FIRST, NO_TTL, ServerHarness, kvset, seq, uuid, zpack, zpset
+from zpatterns.clone import wire
 from zpatterns.clone.server_state import ServerOptions
 from zpatterns.core import MessagesDropped, SendFailure
 from zpatterns.timing import Liveness
@@ -112,6 +113,15 @@ def test_what_is_no_request_is_dropped_and_counted(frames):
     assert server.give(frames) == []
     assert server.statistics.dropped == {"invalid": 1}
     assert not server.map()
+
+
+def test_a_set_may_have_as_many_properties_as_clients_read():
+    server = ServerHarness()
+    lines = b"".join(b"%d=\n" % number for number in range(1001))
+    assert server.collect(kvset(b"k", properties=lines)) == []
+    assert server.statistics.dropped == {"too-large": 1}
+    [frames] = server.collect(kvset(b"k", properties=lines[: lines.index(b"1000=")]))
+    assert wire.parse_properties(frames[3])[b"prev"] == b"5000", "what the server adds is read too"
 
 
 # Heartbeats.

@@ -163,6 +163,15 @@ def test_properties_are_lines_of_which_the_first_of_a_name_counts():
     }
 
 
+def test_of_many_properties_no_more_are_read_than_a_set_may_have_and_a_server_adds():
+    """A frame of a few MB with nothing but newlines in it took seconds, in which a server did nothing else."""
+    lines = b"".join(b"%d=\n" % number for number in range(5000))
+    assert len(wire.parse_properties(lines)) == 1008
+    set_of = {count: b"".join(b"%d=\n" % number for number in range(count)) for count in (1000, 1001)}
+    assert wire.parse_zpset([b"ZPSET", UUID, b"k", set_of[1000], b"v"]) is not None
+    assert wire.parse_zpset([b"ZPSET", UUID, b"k", set_of[1001], b"v"]) is None
+
+
 def test_a_property_without_its_newline_is_ignored():
     """As by the Guide's kvmsg."""
     assert wire.ttl_of(wire.parse_properties(b"ttl=5")) == 0

@@ -109,6 +109,9 @@ class CloneServerCore:
             self._drops.add("invalid-key")
             return
         if lines:
+            if wire.has_too_many(lines):
+                self._drops.add("too-large")
+                return
             ttl, lines = self._parse(lines)
         else:
             ttl = 0

@@ -39,6 +39,11 @@ DIGITS_MAX = 19
 PREFIXES_MAX = 256
 """Numbers in ``prev`` that are read; no key of `KEY_MAX` bytes has more prefixes."""
 
+LINES_MAX = 1000
+"""Properties that a set may have: to read them takes time, and a frame of nothing but newlines could have millions."""
+
+_LINES_READ = LINES_MAX + 8  # a server adds a few of its own
+
 TTL_MAX = 2**31 - 1
 """Seconds; more is taken for so many."""
 
@@ -135,16 +140,22 @@ def _is_utf8(text: bytes) -> bool:
 def parse_properties(frame: bytes) -> Mapping[bytes, bytes]:
     """Names and values of ``name=value`` lines; the first of a name counts, as with the Guide's.
 
-    A line without its newline is ignored (the Guide's does so too), and so is one without ``=``.
+    A line without its newline is ignored (the Guide's does so too), and so is one without ``=``, or beyond those that
+    a set of ours may have and a server adds.
     """
     if not frame:
         return _NO_PROPERTIES
     result: dict[bytes, bytes] = {}
-    for line in frame.split(b"\n")[:-1]:
+    for line in frame.split(b"\n", _LINES_READ)[:-1]:
         name, separator, value = line.partition(b"=")
         if separator and name not in result:
             result[name] = value
     return result
+
+
+def has_too_many(properties: bytes) -> bool:
+    """Whether these are more lines than a set may have."""
+    return len(properties) > LINES_MAX and len(properties.split(b"\n", LINES_MAX + 1)) > LINES_MAX + 1
 
 
 def build_properties(properties: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -271,7 +282,7 @@ def zpset(uuid: bytes, key: bytes, body: bytes, *, ttl: float = 0, if_sequence: 
 
 def parse_zpset(frames: Frames) -> Set | None:
     """Its parts. A comparison that cannot be read makes it None: without it, it would be another request."""
-    if len(frames) != 5 or frames[0] != ZPSET or len(frames[1]) != UUID_SIZE:
+    if len(frames) != 5 or frames[0] != ZPSET or len(frames[1]) != UUID_SIZE or has_too_many(frames[3]):
         return None
     _, uuid, key, lines, body = frames
     if not lines:
