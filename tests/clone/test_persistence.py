@@ -115,6 +115,21 @@ def test_answers_are_kept_up_to_a_bound(tmp_path):
     assert [sequence for _, sequence in file.kept.answers] == [104, 105, 106]
 
 
+@pytest.mark.parametrize("name", ["", ":memory:"])
+def test_a_name_that_sqlite_takes_for_no_file_is_none_to_us(name, tmp_path, monkeypatch):
+    """Both would be a database in memory, and what is answered as safe would be gone with the process."""
+    monkeypatch.chdir(tmp_path)
+    try:
+        file = StoreFile(name, sequence=100)
+    except StoreError:
+        return
+    file.write([change(b"a", 101)])
+    file.close()
+    file = StoreFile(name, sequence=0)
+    file.close()
+    assert [row.key for row in file.kept.rows] == [b"a"]
+
+
 def test_a_file_in_use_is_refused(tmp_path):
     path = str(tmp_path / "map")
     file = StoreFile(path, sequence=100)

@@ -130,7 +130,9 @@ class StoreFile:
         return Kept(found[0][0], rows, answers, found[0][1])
 
     def _open(self, is_new: bool) -> sqlite3.Connection:
-        db = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
+        # The whole path: some names are none of a file for SQLite.
+        path = os.path.abspath(self.path)
+        db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
             # Held from here on: a second server on one file would undo what the first has answered.
             db.execute("PRAGMA locking_mode = EXCLUSIVE")
