@@ -21,6 +21,7 @@ from tests import pages
 from tests.cli.processes import is_alive
 from tests.diagrams import state_diagram
 from tests.pages import ROOT, all_commands, blocks_of, prose_of, run_page
+from tests.tables import DOCS, code, levels_of, options_of, options_of_both, table_after
 from zpatterns import core, driver, errors
 from zpatterns.bstar.bstar_state import CHANGES, State
 from zpatterns.cli import base
@@ -32,7 +33,6 @@ from zpatterns.mdp.worker_core import WorkerCore, WorkerStatistics
 from zpatterns.sockets import SocketSettings
 from zpatterns.worker_state import WorkerState
 
-DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 PAGES = [README, *sorted(DOCS.glob("*.md"))]
 
@@ -128,21 +128,6 @@ def test_a_page_opens_with_what_it_is_for(page: Path):
 # What is said of the code.
 
 
-def table_after(page: str, mark: str) -> list[list[str]]:
-    """The rows of the first table behind `mark`, without its head; code is freed of its backquotes."""
-    text = (DOCS / page).read_text()
-    assert text.count(mark) == 1, f"{page}: {mark!r} is there {text.count(mark)} times"
-    found = re.search(r"^\|.*\|\n\|[-| ]+\|\n((?:\|.*\|\n)+)", text[text.index(mark) :], re.MULTILINE)
-    assert found, f"{page}: no table behind {mark!r}"
-    return [[cell.strip() for cell in row.strip("|").split("|")] for row in found[1].splitlines()]
-
-
-def code(cell: str) -> str:
-    """What stands in a cell's first pair of backquotes; nothing, if there is none."""
-    found = re.match(r"`([^`]+)`", cell)
-    return found[1] if found else ""
-
-
 def shown_option(option: click.Option) -> tuple[str, str]:
     """How a table names an option, and its default."""
     name = option.opts[0]
@@ -204,14 +189,8 @@ def test_an_environment_variable_is_named_as_the_page_says():
 )
 def test_the_limits_are_those_of_the_code(mark: str, made: type, command: str):
     rows = table_after("majordomo.md", mark)
-    options = {
-        name: parameter.default
-        for name, parameter in inspect.signature(made).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    }
-    assert {code(name): eval(code(default)) for name, default, _ in rows} == options
-    (on_command_line,) = [each for called, each, _ in all_commands() if called == command]
-    both = {f"--{name.replace('_', '-')}" for name in options} & {param.opts[0] for param in on_command_line.params}
+    assert {code(name): eval(code(default)) for name, default, _ in rows} == options_of(made)
+    both = options_of_both(made, command)
     assert {option for _, _, text in rows for option in re.findall(r"\[(--[\w-]+)\]", text)} == both
 
 
@@ -230,9 +209,7 @@ def test_every_event_is_listed_with_its_level():
         for event in vars(module).values()
         if inspect.isclass(event) and issubclass(event, Event) and event is not Event
     ]
-    assert {code(name): level for name, level, _, _ in rows} == {
-        event.__name__: getattr(event, "level", "info") for event in ours
-    }
+    assert {code(name): level for name, level, _, _ in rows} == levels_of(ours)
 
 
 DRAIN = inspect.signature(Broker.stop).parameters["drain"].default

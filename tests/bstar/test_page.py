@@ -8,8 +8,7 @@ from dataclasses import fields
 
 import pytest
 
-from tests.pages import all_commands
-from tests.test_docs import code, table_after
+from tests.tables import code, levels_of, options_of_both, table_after
 from zpatterns.bstar import AsyncBinaryStarClient, BinaryStar, BinaryStarClient, events
 from zpatterns.bstar.bstar_state import StarStatistics
 
@@ -33,8 +32,7 @@ def test_the_limits_are_those_of_the_code(mark, made, command):
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
     assert {code(name): code(default) or None for name, default, _ in rows} == options
-    (on_command_line,) = [each for called, each, _ in all_commands() if called == command]
-    both = {f"--{name.replace('_', '-')}" for name in options} & {param.opts[0] for param in on_command_line.params}
+    both = options_of_both(made, command)
     assert {option for _, _, text in rows for option in re.findall(r"\[`(--[\w-]+)`\]", text)} == both
 
 
@@ -45,9 +43,7 @@ def test_every_event_is_listed_with_its_level():
         if inspect.isclass(event) and issubclass(event, events.StarEvent) and event is not events.StarEvent
     ]
     rows = table_after(PAGE, "## Events and figures")
-    assert {code(name): level for name, level, _ in rows} == {
-        event.__name__: getattr(event, "level", "info") for event in ours
-    }
+    assert {code(name): level for name, level, _ in rows} == levels_of(ours)
 
 
 def test_every_figure_is_listed():

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import fields
 
 import pytest
 
 from tests.diagrams import state_diagram
-from tests.pages import all_commands, blocks_of
-from tests.test_docs import DOCS, code, table_after
+from tests.pages import blocks_of
+from tests.tables import DOCS, code, events_of, levels_of, options_of, options_of_both, table_after
 from zpatterns.clone import (
     AsyncClone,
     Clone,
@@ -22,7 +21,6 @@ from zpatterns.clone import (
 )
 from zpatterns.clone.client_state import ClientOptions, ClientState, ClientStatistics
 from zpatterns.clone.store import PAIR_OVERHEAD
-from zpatterns.core import Event
 
 PAGE = "clone.md"
 SERVER = "`CloneServer(endpoint, ...)`:"
@@ -39,14 +37,8 @@ CLIENTS = "`Clone(endpoints, ...)` and `AsyncClone(endpoints, ...)`:"
 )
 def test_the_limits_are_those_of_the_code(mark: str, made: type, command: str):
     rows = table_after(PAGE, mark)
-    options = {
-        name: parameter.default
-        for name, parameter in inspect.signature(made).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    }
-    assert {code(name): eval(code(default)) for name, default, _ in rows} == options
-    (on_command_line,) = [each for called, each, _ in all_commands() if called == command]
-    both = {f"--{name.replace('_', '-')}" for name in options} & {param.opts[0] for param in on_command_line.params}
+    assert {code(name): eval(code(default)) for name, default, _ in rows} == options_of(made)
+    both = options_of_both(made, command)
     assert {row[2].partition("[--")[2].rstrip("]") for row in rows if "[--" in row[2]} == {name[2:] for name in both}
 
 
@@ -56,16 +48,8 @@ def test_every_figure_is_listed():
 
 
 def test_every_event_is_listed_with_its_level():
-    ours = [
-        event
-        for module in (events, server_state)
-        for event in vars(module).values()
-        if inspect.isclass(event) and event.__module__ == module.__name__ and issubclass(event, Event)
-    ]
     rows = table_after(PAGE, "Beside those\n[of every part]")
-    assert {code(name): level for name, level, _, _ in rows} == {
-        event.__name__: getattr(event, "level", "info") for event in ours
-    }
+    assert {code(name): level for name, level, _, _ in rows} == levels_of(events_of(events, server_state))
 
 
 def test_every_state_is_listed():

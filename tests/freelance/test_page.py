@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import fields
 
 import pytest
 
-from tests.pages import all_commands
-from tests.test_docs import DOCS, code, table_after
+from tests.tables import DOCS, code, events_of, levels_of, options_of, options_of_both, table_after
 from zpatterns import calls_core, server_core, wire
-from zpatterns.core import Event
 from zpatterns.freelance import AsyncFreelanceClient, FreelanceClient, FreelanceServer, events
 from zpatterns.freelance.servers_core import ClientOptions, FreelanceStatistics
 
@@ -29,14 +26,8 @@ CLIENTS = "`FreelanceClient(endpoints, ...)` and `AsyncFreelanceClient(endpoints
 )
 def test_the_limits_are_those_of_the_code(mark: str, made: type, command: str):
     rows = table_after(PAGE, mark)
-    options = {
-        name: parameter.default
-        for name, parameter in inspect.signature(made).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    }
-    assert {code(name): eval(code(default)) for name, default, _ in rows} == options
-    (on_command_line,) = [each for called, each, _ in all_commands() if called == command]
-    both = {f"--{name.replace('_', '-')}" for name in options} & {param.opts[0] for param in on_command_line.params}
+    assert {code(name): eval(code(default)) for name, default, _ in rows} == options_of(made)
+    both = options_of_both(made, command)
     assert {row[2].partition("[")[2].rstrip("]") for row in rows if "[--" in row[2]} == both
 
 
@@ -46,16 +37,8 @@ def test_every_figure_is_listed():
 
 
 def test_every_event_is_listed_with_its_level():
-    ours = [
-        event
-        for module in (calls_core, server_core, events)
-        for event in vars(module).values()
-        if inspect.isclass(event) and event.__module__ == module.__name__ and issubclass(event, Event)
-    ]
     rows = table_after(PAGE, "Beside those [of every part]")
-    assert {code(name): level for name, level, _, _ in rows} == {
-        event.__name__: getattr(event, "level", "info") for event in ours
-    }
+    assert {code(name): level for name, level, _, _ in rows} == levels_of(events_of(calls_core, server_core, events))
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import fields
 
 import pytest
 
-from tests.test_docs import DOCS, code, table_after
+from tests.tables import DOCS, code, events_of, levels_of, options_of, table_after
 from zpatterns import calls_core, server_core, wire
 from zpatterns.calls_state import CallOptions, ClientStatistics
-from zpatterns.core import Event
 from zpatterns.mdp import client_core
 from zpatterns.pirate import AsyncLazyPirateClient, LazyPirateClient, LazyPirateServer
 from zpatterns.server_core import ServerStatistics
@@ -28,12 +26,7 @@ CLIENTS = "`LazyPirateClient(endpoints, ...)` and `AsyncLazyPirateClient(endpoin
     ],
 )
 def test_the_limits_are_those_of_the_code(mark: str, made: type):
-    options = {
-        name: parameter.default
-        for name, parameter in inspect.signature(made).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    }
-    assert {code(name): eval(code(default)) for name, default, _ in table_after(PAGE, mark)} == options
+    assert {code(name): eval(code(default)) for name, default, _ in table_after(PAGE, mark)} == options_of(made)
 
 
 def test_every_figure_is_listed():
@@ -43,16 +36,8 @@ def test_every_figure_is_listed():
 
 
 def test_every_event_is_listed_with_its_level():
-    ours = [
-        event
-        for module in (calls_core, server_core)
-        for event in vars(module).values()
-        if inspect.isclass(event) and event.__module__ == module.__name__ and issubclass(event, Event)
-    ]
     rows = table_after(PAGE, "Beside those [of every part]")
-    assert {code(name): level for name, level, _, _ in rows} == {
-        event.__name__: getattr(event, "level", "info") for event in ours
-    }
+    assert {code(name): level for name, level, _, _ in rows} == levels_of(events_of(calls_core, server_core))
 
 
 @pytest.mark.parametrize(

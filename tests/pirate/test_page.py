@@ -12,7 +12,7 @@ import pytest
 
 from tests.diagrams import state_diagram
 from tests.pages import blocks_of
-from tests.test_docs import DOCS, code, table_after
+from tests.tables import DOCS, code, levels_of, table_after
 from zpatterns.cli.pirate_queue import queue, worker
 from zpatterns.core import Event
 from zpatterns.pirate import ParanoidPirateQueue, ParanoidPirateWorker, SimplePirateQueue, SimplePirateWorker, events
@@ -58,9 +58,7 @@ def test_every_event_is_listed_with_its_level():
         for event in vars(events).values()
         if inspect.isclass(event) and issubclass(event, Event) and event != Event
     ]
-    assert {code(name): level for name, level, _, _ in rows} == {
-        event.__name__: getattr(event, "level", "info") for event in ours
-    }
+    assert {code(name): level for name, level, _, _ in rows} == levels_of(ours)
     assert events.__all__ == sorted(event.__name__ for event in ours)
 
 
