@@ -179,6 +179,15 @@ def test_the_map_of_the_other_is_bounded_as_ours_is():
     assert MessagesDropped("map-full", 1) in half.events(MessagesDropped)
 
 
+def test_a_sequence_that_leaves_no_room_for_ours_is_not_followed():
+    """Above the last of 64 bits there is none to promote to, and SQLite keeps no more than 63."""
+    half = following(kvsync(b"a", HAS))
+    half.give(kvpub(b"b", 2**64 - 1, HAS), port="peer-updates")
+    assert half.server.statistics().dropped["invalid"] == 1
+    promoted(half)
+    assert half.request(*zpset(b"c")) == [zpack(1, b"200", HAS + STEP + 1)]
+
+
 # Pending sets.
 
 

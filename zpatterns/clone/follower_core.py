@@ -26,6 +26,9 @@ REQUESTS = "peer-snapshot"
 PATIENCE = 1.5
 """Heartbeat intervals after which a server that publishes nothing is asked all the same."""
 
+HIGHEST = 2**62
+"""Sequences beyond leave too few above them for what we publish once we are promoted. None counts so far by itself."""
+
 
 class Update(NamedTuple):
     """A change that the active has published. `properties` without the ttl; `deadline` counts only with a `ttl`."""
@@ -133,7 +136,7 @@ class Follower:
             self._drops.add("late")
             return
         message = wire.parse_key_value(frames)
-        if message is None:
+        if message is None or message.sequence > HIGHEST:
             self._drops.add("invalid")
         elif port == UPDATES:
             self._on_published(message, now)
