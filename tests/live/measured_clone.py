@@ -7,7 +7,6 @@ wait on a quiet machine, whatever else this one does.
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
 import time
@@ -33,7 +32,6 @@ class MeasuredCloneServer(CloneServer):
 
     def _drive(self, reactor: Reactor, core: Any, **options: Any) -> ReactorDriver:
         _fill(core, self.keys)
-        gc.freeze()  # of what there is from the start no turn is to be reproached
         self.filled_at = time.process_time()
         driver = super()._drive(reactor, core, **options)
         for name in ("_guarded_drain", "_guarded_timer"):

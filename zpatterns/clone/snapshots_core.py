@@ -7,7 +7,7 @@ again after a pause.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from zpatterns.clone import wire
 from zpatterns.clone.server_state import ServerOptions, SnapshotAbandoned, SnapshotSent
@@ -15,11 +15,15 @@ from zpatterns.clone.store import PAGE, PAGE_SHIFT, Pair, Store, View
 from zpatterns.core import Event, Frames, SendFailure
 from zpatterns.timing import Deadlines
 
-TURN_MESSAGES = 4 * PAGE
+TURN_MESSAGES = 1024
 """Messages of all snapshots together that are sent before all else has its turn: about two milliseconds' work."""
 
-TURN_PAGES = 64
+TURN_PAGES = 16_384 // PAGE
 """Pages that are looked through in one turn, whether they hold anything of the subtree or not."""
+
+SHARE = 256
+"""Messages of one snapshot's turn, at the least; and those that a client has to take, again and again, in the time
+after which it counts as one that does not read."""
 
 PIECE_BYTES = 2**20
 """Bytes of bodies after which a turn ends early."""
@@ -71,7 +75,7 @@ class Join:
         self.held: list[Frames] = []
         self.ended = self.blocked = False
         self.sent = self.failed = self.taken = 0
-        self.mark = PAGE
+        self.mark = SHARE
         self.progress_at = now
         self.delay = _RETRY_FIRST
 
@@ -135,7 +139,7 @@ class Snapshots:
         started, messages, pages = self._started, TURN_MESSAGES, TURN_PAGES
         while self._waiting and len(started) < STARTED_MAX:
             started.append(self._waiting.popleft())
-        share = max(PAGE, TURN_MESSAGES // max(1, len(started)))
+        share = max(SHARE, TURN_MESSAGES // max(1, len(started)))
         size = PIECE_BYTES
         for _ in range(len(started)):
             if messages <= 0 or pages <= 0 or size <= 0:
@@ -176,7 +180,7 @@ class Snapshots:
         if join.taken >= join.mark or not join.held:
             # A client that takes one message now and then is not reading either.
             join.progress_at = now
-            join.mark = join.taken + PAGE
+            join.mark = join.taken + SHARE
         elif now - join.progress_at >= self._timeout:
             self._remove(join)
             self.abandoned += 1
@@ -221,10 +225,10 @@ class Snapshots:
             join.ended = True
         return pages, size
 
-    def _pairs(self, view: View, join: Join, size: int) -> tuple[list[Pair], int]:
+    def _pairs(self, view: View, join: Join, size: int) -> tuple[Sequence[Pair], int]:
         """The rest of the page that `join` has come to, or as much of it as fits `size`; and what is left of that."""
         offset = join.at & (PAGE - 1)
-        pairs = view.pages[join.at >> PAGE_SHIFT]
+        pairs: Sequence[Pair] = view.pages[join.at >> PAGE_SHIFT]
         if offset:
             pairs = pairs[offset:]
         total = sum([len(pair[4]) for pair in pairs])

@@ -14,9 +14,13 @@ from zpatterns.timing import Deadlines
 Pair: TypeAlias = tuple[bytes, bytes, bytes, bytes, bytes] | tuple[bytes, bytes, bytes, bytes, bytes, float]
 """Key, packed sequence, uuid, properties, body; of one that has a ttl the properties without it, and its deadline."""
 
-PAGE_SHIFT = 8
+Page: TypeAlias = tuple[Pair, ...]
+"""Never changed, so that views share it; and the garbage collector, which would look through a million pairs in lists
+for a tenth of a second, lets go of tuples that hold nothing of its own."""
+
+PAGE_SHIFT = 4
 PAGE = 1 << PAGE_SHIFT
-"""Pairs of a page, which is what an update copies when a view has it too."""
+"""Pairs of a page, which is what an update copies."""
 
 PAIR_OVERHEAD = 400
 """What a pair costs beside its key, properties and body, in bytes, as :attr:`Store.bytes` counts it."""
@@ -29,7 +33,7 @@ class View:
 
     __slots__ = ("count", "pages", "sequence")
 
-    def __init__(self, pages: list[list[Pair]], count: int, sequence: int) -> None:
+    def __init__(self, pages: list[Page], count: int, sequence: int) -> None:
         self.pages = pages
         self.count = count
         self.sequence = sequence
@@ -69,9 +73,7 @@ class Store:
         self.bytes = 0
         self._spare_max = spare_max
         self._slots: dict[bytes, int] = {}
-        self._pages: list[list[Pair]] = []
-        self._ages: list[int] = []  # of each page: the view that came before it was last copied
-        self._age = 0
+        self._pages: list[Page] = []
         self._view: View | None = None
         self._leases: dict[bytes, Lease] = {}
         self._deadlines: Deadlines[Lease] = Deadlines()
@@ -103,13 +105,10 @@ class Store:
         if slot is None:
             slot = self._slots[key] = len(self._slots)
             if slot & _MASK == 0:
-                self._pages.append([])
-                self._ages.append(self._age)
-            self._page(slot).append(pair)
+                self._pages.append(())
+            self._pages[-1] += (pair,)
         else:
-            page = self._page(slot)
-            self.bytes -= size_of(page[slot & _MASK])
-            page[slot & _MASK] = pair
+            self.bytes -= size_of(self._replace(slot, pair))
         self.bytes += size_of(pair)
         if len(pair) == 6:
             self._lease(key, pair[5])
@@ -124,26 +123,24 @@ class Store:
             self._end_lease(key)
             # The last pair moves into the gap: pages stay full, and a snapshot never looks at what is not there.
             last = len(self._slots)
-            moved = self._page(last).pop()
+            moved = self._pages[-1][-1]
+            self._pages[-1] = self._pages[-1][:-1]
             if last & _MASK == 0:
-                del self._pages[-1], self._ages[-1]
+                del self._pages[-1]
             if slot == last:
                 gone = moved
             else:
-                page = self._page(slot)
-                gone = page[slot & _MASK]
-                page[slot & _MASK] = moved
+                gone = self._replace(slot, moved)
                 self._slots[moved[0]] = slot
             self.bytes -= size_of(gone)
         return self._published(key, sequence, 0 if slot is None else -1)
 
-    def _page(self, slot: int) -> list[Pair]:
-        """The page of a slot, which no view has: one that any has is copied first."""
-        at = slot >> PAGE_SHIFT
-        if self._ages[at] != self._age:
-            self._ages[at] = self._age
-            self._pages[at] = self._pages[at].copy()
-        return self._pages[at]
+    def _replace(self, slot: int, pair: Pair) -> Pair:
+        """Put `pair` into a slot, in a new page; what was there."""
+        at, offset = slot >> PAGE_SHIFT, slot & _MASK
+        page = self._pages[at]
+        self._pages[at] = (*page[:offset], pair, *page[offset + 1 :])
+        return page[offset]
 
     def adopt(self, sequence: int) -> None:
         """What was put so far is a copy of a map as it was at `sequence`: of its subtrees no more is known."""
@@ -155,7 +152,6 @@ class Store:
         """The map as it is now. Those who ask between two changes get the same."""
         view = self._view
         if view is None or view.sequence != self.sequence:
-            self._age += 1
             view = self._view = View(self._pages.copy(), len(self._slots), self.sequence)
         return view
 
