@@ -16,8 +16,10 @@ from tests.clone.holders import Async, Blocking, Holder
 from tests.waiting import DEADLINE, until
 from zpatterns.clone import AsyncClone, Clone, CloneState
 from zpatterns.clone.events import SnapshotTaken, WatchOverflowed
+from zpatterns.clone.replica_core import Change
 from zpatterns.clone.server import CloneServer
 from zpatterns.clone.shared_map import server_endpoints
+from zpatterns.clone.watches import Watch
 from zpatterns.errors import ClosedError, CompareFailed, EndpointError, ForkedError, RequestTimeout, WatchOverflow
 from zpatterns.testing import BackgroundReactor, Guard
 
@@ -316,6 +318,23 @@ def test_a_watch_that_nobody_holds_is_forgotten(make, server):
     holder.do("set", "/a", b"1")
     holder.do("set", "/a", b"2")
     assert holder.reader._core.replica.watched is False
+
+
+def test_a_watch_made_while_the_last_one_is_found_to_be_gone_is_told(monkeypatch):
+    """Watches are made by any thread, and told by the client's own."""
+    client = Clone(NOBODY)
+    watch = Watch("", 10)
+    feed = client._watches.feed
+
+    def another_thread_comes_between(changes):
+        found = feed(changes)
+        client._add(watch)
+        return found
+
+    monkeypatch.setattr(client._watches, "feed", another_thread_comes_between)
+    client._on_changed([Change("k", None, b"v", 1)])
+    assert client._core.replica.watched
+    client.close()
 
 
 # Options, opening and closing.

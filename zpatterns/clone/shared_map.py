@@ -209,6 +209,8 @@ class SharedMap(Calls):
     def _on_changed(self, changes: list[Change]) -> None:
         if not self._watches.feed(changes):
             self._core.replica.watched = False
+            if self._watches:  # another thread has begun one since
+                self._core.replica.watched = True
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, StateChanged):

@@ -80,6 +80,10 @@ class Watches(Generic[W]):
         with self._lock:
             self._watches.add(watch)
 
+    def __bool__(self) -> bool:
+        with self._lock:
+            return bool(self._watches)
+
     def feed(self, changes: Sequence[Change]) -> bool:
         """Hand changes to all whom they concern. Returns whether there is anybody."""
         with self._lock:
