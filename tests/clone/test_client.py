@@ -337,6 +337,14 @@ def test_a_watch_made_while_the_last_one_is_found_to_be_gone_is_told(monkeypatch
     client.close()
 
 
+def test_a_watch_made_while_another_thread_closes_its_client_ends():
+    client = Clone(NOBODY)
+    client.close()
+    watch = Watch("", 10)
+    client._add(watch)  # where the other thread came between the check and this
+    assert watch.get(timeout=DEADLINE) is None
+
+
 # Options, opening and closing.
 
 
