@@ -205,6 +205,8 @@ class SharedMap(Calls):
     def _add(self, watch: Any) -> None:
         self._watches.add(watch)
         self._core.replica.watched = True
+        if self._closed:  # by another thread, since that was asked
+            self._watches.close()
 
     def _on_changed(self, changes: list[Change]) -> None:
         if not self._watches.feed(changes):
