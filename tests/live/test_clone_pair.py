@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -76,7 +77,7 @@ def kill_again_and_again(times: int) -> None:
         with setting(pair, 2) as setters:
             for _ in range(times):
                 active, passive = pair.settled()
-                until(lambda passive=passive: passive.process.events("copy_taken"), "the passive has a whole copy")
+                until(partial(passive.process.events, "copy_taken"), "the passive has a whole copy")
                 for setter in setters:
                     setter.more(20)
                 active.process.kill()
