@@ -108,7 +108,7 @@ def get(key: str, connect: Sequence[str], as_json: bool, **options: Any) -> None
         print_reply([value], False)
 
 
-@clone.command("set", cls=Command)
+@clone.command("set", cls=Command, short_help="Set KEY to VALUE, or to standard input.")
 @click.argument("key")
 @click.argument("value", required=False)
 @click.option("--ttl", metavar="S", type=SECONDS, help="Seconds after which the server deletes it.")
@@ -144,7 +144,7 @@ def set_key(
     click.echo(sequence)
 
 
-@clone.command(cls=Command)
+@clone.command(cls=Command, short_help="Delete KEY, whether or not it is there.")
 @click.argument("key")
 @client_options
 def delete(key: str, connect: Sequence[str], timeout: float, **options: Any) -> None:
@@ -173,7 +173,7 @@ def dump(subtree: str, connect: Sequence[str], as_json: bool, **options: Any) ->
         click.echo(b"".join(b"%b\t%b\n" % (key.encode(), value) for key, value in pairs), nl=False)
 
 
-@clone.command(cls=Command)
+@clone.command(cls=Command, short_help="Print changes, of all keys or of SUBTREE, as they come.")
 @click.argument("subtree", default="")
 @client_options
 @json_option
