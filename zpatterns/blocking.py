@@ -140,6 +140,7 @@ class BlockingDriver(Driver):
         self._lock = threading.Lock()
         self._free = threading.Condition(self._lock)
         self._leading = False
+        self._leader = 0  # whose turn is being carried out; no thread has the number 0
         self._ended = False
         self._waiters: dict[Waiter, None] = {}
         self._inbox: deque[Callable[[], object]] = deque()
@@ -176,6 +177,14 @@ class BlockingDriver(Driver):
         finally:
             self._resign()
 
+    def check_can_wait(self) -> None:
+        """Errors: RuntimeError in a callback, which runs in the midst of a turn and would wait for itself."""
+        if self._leader == threading.get_ident():
+            raise RuntimeError(
+                f"a callback of {self.telemetry.source} runs in the thread that does its work, and cannot wait for "
+                "that: have another thread do so"
+            )
+
     def wait(self, waiter: Waiter, deadline: float) -> bool:
         """Sleep or lead until `waiter` is ready, or until `deadline` in monotonic seconds. Returns whether it is."""
         _interrupts.hold()
@@ -185,6 +194,7 @@ class BlockingDriver(Driver):
             _interrupts.release()
 
     def _wait(self, waiter: Waiter, deadline: float) -> bool:
+        self.check_can_wait()
         with self._lock:
             self._waiters[waiter] = None
             if not self._leading:
@@ -278,6 +288,7 @@ class BlockingDriver(Driver):
     def _work_off(self) -> bool:
         """Do the work of the inbox. Returns whether there was any."""
         done = False
+        self._leader = threading.get_ident()
         while True:
             try:
                 work = self._inbox.popleft()
@@ -301,6 +312,7 @@ class BlockingDriver(Driver):
             with self._lock:
                 if not self._inbox or self.closed:
                     self._leading = False
+                    self._leader = 0
                     for waiter in self._waiters:
                         # One that the last work has made ready must be told so too.
                         if waiter.ready():

@@ -283,6 +283,7 @@ class BlockingCalls(Calls):
 
     def _start(self, start: Start, timeout: float) -> _BlockingCall:
         driver = self._open()
+        driver.check_can_wait()
         call = _BlockingCall(next(self._numbers), driver.now() + timeout + PATIENCE)
         self._calls[call.number] = call
 

@@ -345,6 +345,25 @@ def test_a_watch_made_while_another_thread_closes_its_client_ends():
     assert watch.get(timeout=DEADLINE) is None
 
 
+def test_what_waits_in_the_clients_own_thread_is_told_at_once_that_it_cannot(server):
+    """It would wait for itself, and nothing that is published would be applied meanwhile."""
+    told: list[RuntimeError] = []
+
+    def on_state(state: CloneState) -> None:
+        if state is CloneState.CONNECTED:
+            try:
+                client.set("/mine", b"1")
+            except RuntimeError as error:
+                told.append(error)
+
+    client = Clone(server.endpoint, timeout=DEADLINE, on_state=on_state)
+    with client:
+        client.set("/a", b"1")
+        until(lambda: bool(told), "the callback was refused")
+        assert "another thread" in str(told[0])
+        assert "/mine" not in client
+
+
 # Options, opening and closing.
 
 

@@ -144,7 +144,8 @@ class AsyncClone(SharedMap, AsyncCalls):
 class Clone(SharedMap, BlockingCalls):
     """A copy of a Clone server's map, or of one `subtree` of it, kept in step, blocking; safe to share between threads.
 
-    The options are those of :class:`AsyncClone`. A thread of its own applies updates, from when it is opened.
+    The options are those of :class:`AsyncClone`. A thread of its own applies updates, from when it is opened. It calls
+    `on_state` and `on_event` too, which must be quick, and may read the map but not wait, as :meth:`set` does.
     ``with`` returns when the map is there; :meth:`wait` does so too. Reading is from memory and never blocks.
     """
 
