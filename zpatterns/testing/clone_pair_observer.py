@@ -35,8 +35,8 @@ class _Half:
         self.state = 0
         self.changed_at = 0.0
         self.heard: tuple[float, star_wire.PeerState] | None = None
-        self.confirmed: tuple[float, bytes] | None = None
-        """When it read which half's last ZPHAVE."""
+        self.confirmed: tuple[float, bytes, int] | None = None
+        """When it read the last ZPHAVE that said something new, of which life of the other half, and what."""
         self.held: dict[bytes, int] = {}
         """By uuid: when it read a KVSET while it did not serve, in the order of all that it read."""
         self.updated: dict[bytes, int] = {}
@@ -154,11 +154,18 @@ class ClonePairObserver(CloneObserver):
             if confirmed is not None and half.heard is not None and self._is_recent(half.heard[0]):
                 peer = half.heard[1]
                 if peer.state == star_wire.PASSIVE and confirmed[1] == peer.told.life:
-                    half.confirmed = now, confirmed[1]
+                    self._confirms(half, confirmed[0], confirmed[1], node.core.store.sequence)
         elif link.port == COLLECTOR and not node.pair.star.serving:
             half.held[frames[2]] = half.reads
         elif link.port == UPDATES and frames[0] != wire.HUGZ:
             half.updated[frames[0]] = half.reads
+
+    def _confirms(self, half: _Half, sequence: int, life: bytes, published: int) -> None:
+        """It counts where it says more than before, or all there is; from one that had fallen behind only the latter."""
+        now, before = self._world.clock.now(), half.confirmed
+        is_known = before is not None and before[1] == life and now - before[0] < self._world.lease
+        if sequence >= published or (is_known and before is not None and sequence > before[2]):
+            half.confirmed = now, life, sequence
 
     def _is_recent(self, heard_at: float) -> bool:
         return self._world.clock.now() - heard_at < self._world.star_lease - 1e-6
