@@ -161,7 +161,7 @@ class ClonePairObserver(CloneObserver):
             half.updated[frames[0]] = half.reads
 
     def _confirms(self, half: _Half, sequence: int, life: bytes, published: int) -> None:
-        """It counts where it says more than before, or all there is; from one that had fallen behind only the latter."""
+        """It counts where it says more than before, or all there is; from one that fell behind only the latter."""
         now, before = self._world.clock.now(), half.confirmed
         is_known = before is not None and before[1] == life and now - before[0] < self._world.lease
         if sequence >= published or (is_known and before is not None and sequence > before[2]):
