@@ -25,7 +25,7 @@ class MeasuredCloneServer(CloneServer):
     """Each drain of a socket and each timer is timed."""
 
     def __init__(self, keys: int, limit: float) -> None:
-        super().__init__("tcp://127.0.0.1:*")
+        super().__init__("tcp://127.0.0.1:*", answers_max=1000)
         self.keys = keys
         self.limit = limit
         self.longest = self.filled_at = 0.0
