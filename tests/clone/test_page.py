@@ -20,7 +20,7 @@ from zpatterns.clone import (
     snapshots_core,
 )
 from zpatterns.clone.client_state import ClientOptions, ClientState, ClientStatistics
-from zpatterns.clone.store import PAIR_OVERHEAD
+from zpatterns.clone.store import PAIR_OVERHEAD, SUBTREE_OVERHEAD
 
 PAGE = "clone.md"
 SERVER = "`CloneServer(endpoint, ...)`:"
@@ -67,7 +67,7 @@ def test_the_diagram_of_a_clients_states_is_that_of_its_table():
     [
         f"`heartbeat_interval` x `liveness` ({ClientOptions().liveness.lease:g} s)",
         f"a heartbeat's time at the most ({ClientOptions().liveness.interval:g} s)",
-        f"{PAIR_OVERHEAD} added for each",
+        f"{PAIR_OVERHEAD} added for each, and of subtrees, {SUBTREE_OVERHEAD} added for each",
         "A client keeps a million updates, or 1 GiB of them,",
         "one connection may have eight asked for",
         "left after three heartbeat intervals",

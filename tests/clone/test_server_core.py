@@ -320,6 +320,19 @@ def test_bytes_are_bounded_by_what_the_map_would_hold():
     assert server.statistics.bytes <= 1000
 
 
+@pytest.mark.parametrize("durable", [False, True])
+def test_bytes_are_bounded_whatever_subtrees_keys_lie_in(durable):
+    server = ServerHarness(bytes_max=50_000, durable=durable)
+    form = b"/%d" + b"/a" * 31 + b"/k"
+    server.fill(100, form)
+    while server.saves:
+        server.saved()
+    assert 1 < len(server.map()) < 10
+    assert 20_000 < server.statistics.bytes <= 50_000
+    again = server.collect(kvset(form % 0, b"changed"))
+    assert durable or len(again) == 1, "what is there can be changed"
+
+
 # The end.
 
 

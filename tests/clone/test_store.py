@@ -8,7 +8,7 @@ import random
 import pytest
 
 from zpatterns.clone import wire
-from zpatterns.clone.store import PAGE, PAIR_OVERHEAD, Pair, Store, View
+from zpatterns.clone.store import PAGE, PAIR_OVERHEAD, SUBTREE_OVERHEAD, Pair, Store, View, subtree_bytes_max
 
 START = 1000
 
@@ -93,6 +93,23 @@ def test_bytes_are_those_of_what_is_there():
     model.put(b"key", b"x")
     assert model.store.bytes == PAIR_OVERHEAD + 4
     model.delete(b"key")
+    assert model.store.bytes == 0
+
+
+def test_bytes_are_those_of_subtrees_too():
+    """A key that lies in 32 of its own takes 14 kB, of which its pair is a twentieth."""
+    model = Model()
+    deep = b"/" + b"/".join(b"%d" % level for level in range(32)) + b"/"
+    assert model.store.subtree_bytes(deep + b"k") > 32 * SUBTREE_OVERHEAD
+    bound = subtree_bytes_max(deep + b"k")
+    model.put(deep + b"k", b"v")
+    of_one = model.store.bytes
+    assert 32 * SUBTREE_OVERHEAD < of_one - PAIR_OVERHEAD < bound
+    model.put(deep + b"l", b"v")
+    assert model.store.bytes < of_one + PAIR_OVERHEAD + 200, "they are shared"
+    assert model.store.subtree_bytes(deep + b"m") == 0
+    model.delete(deep + b"k")
+    model.delete(deep + b"l")
     assert model.store.bytes == 0
 
 

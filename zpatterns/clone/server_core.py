@@ -18,7 +18,7 @@ from zpatterns.clone.server_state import (
     ServerStatistics,
 )
 from zpatterns.clone.snapshots_core import Snapshots
-from zpatterns.clone.store import PAIR_OVERHEAD, Pair, Store, View, size_of
+from zpatterns.clone.store import PAIR_OVERHEAD, Pair, Store, View, size_of, subtree_bytes_max
 from zpatterns.core import Command, Drops, Event, Frames, PortId, Rng, SendFailure, Subscribe
 
 EXPIRED_MAX = 1000
@@ -200,13 +200,14 @@ class CloneServerCore:
         if key.count(b"/") > options.depth_max + 1:
             return "too-deep"
         if is_set:
-            store, more = self.store, PAIR_OVERHEAD + len(key) + size
+            store, own = self.store, PAIR_OVERHEAD + len(key) + size
             bytes_left = options.bytes_max - store.bytes - self._journal.bytes
             is_full = len(store) + len(self._journal.keys) >= options.keys_max
             # Only near its end does it matter what is there already.
-            if is_full or more > bytes_left:
+            if is_full or own + subtree_bytes_max(key) > bytes_left:
                 pair = store.get(key)
-                if more - (size_of(pair) if pair is not None else 0) > bytes_left or (is_full and pair is None):
+                more = own + store.subtree_bytes(key) if pair is None else own - size_of(pair)
+                if more > bytes_left or (is_full and pair is None):
                     return "map-full"
         return ""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from zpatterns.clone import wire
-from zpatterns.clone.store import PAIR_OVERHEAD, Store
+from zpatterns.clone.store import PAIR_OVERHEAD, Store, subtree_bytes_max
 from zpatterns.core import Event
 from zpatterns.timing import Liveness
 
@@ -167,4 +167,5 @@ class Change:
     @property
     def size(self) -> int:
         """What the change counts for until it is in the map, in bytes."""
-        return PAIR_OVERHEAD + len(self.key) + len(self.properties) + len(self.body)
+        own = PAIR_OVERHEAD + len(self.key) + len(self.properties) + len(self.body)
+        return own + subtree_bytes_max(self.key)

@@ -25,6 +25,11 @@ PAGE = 1 << PAGE_SHIFT
 PAIR_OVERHEAD = 400
 """What a pair costs beside its key, properties and body, in bytes, as :attr:`Store.bytes` counts it."""
 
+SUBTREE_OVERHEAD = 250
+"""What a subtree that has keys costs beside its name, in bytes, as :attr:`Store.bytes` counts it."""
+
+_LEVEL_OVERHEAD = 8  # each subtree knows all that it lies in
+
 _MASK = PAGE - 1
 
 
@@ -59,6 +64,11 @@ class Prefix:
         self.last = last
         self.keys = 0
         self.chain = (*above, self)
+
+    @property
+    def size(self) -> int:
+        """What it counts for while it has keys, in bytes; the whole map counts for nothing."""
+        return SUBTREE_OVERHEAD + len(self.name) + _LEVEL_OVERHEAD * len(self.chain) if self.name else 0
 
 
 class Store:
@@ -166,6 +176,15 @@ class Store:
         prefix = self._prefixes.get(subtree)
         return self.floor if prefix is None else max(prefix.last, self.floor)
 
+    def subtree_bytes(self, key: bytes) -> int:
+        """What a new `key` would add to :attr:`bytes` for subtrees that have no key yet."""
+        total = 0
+        for chain, name in enumerate(wire.prefixes(key)[1:], 2):
+            known = self._prefixes.get(name)
+            if known is None or not known.keys:
+                total += SUBTREE_OVERHEAD + len(name) + _LEVEL_OVERHEAD * chain
+        return total
+
     def _published(self, key: bytes, sequence: int, more: int) -> bytes:
         self.sequence = sequence
         home = self._prefixes.get(key[: key.rfind(b"/") + 1] if key[:1] == b"/" else b"") or self._add_prefix(key)
@@ -180,6 +199,8 @@ class Store:
                 prefix.last = sequence
         if more:
             for prefix in chain:
+                if prefix.keys == (0 if more > 0 else 1):  # its first key, or its last
+                    self.bytes += more * prefix.size
                 prefix.keys += more
         if not home.keys or self._spare:
             self._note_spare(chain)
@@ -244,7 +265,9 @@ class Store:
         pairs = [pair for page in self._pages for pair in page]
         assert {pair[0]: slot for slot, pair in enumerate(pairs)} == self._slots, "slots and pages differ"
         assert all(len(page) == PAGE for page in self._pages[:-1]) and all(self._pages), "a page has gaps"
-        assert self.bytes == sum(map(size_of, pairs)), "bytes are miscounted"
+        in_use = {prefix for prefix in self._prefixes.values() if prefix.keys}
+        size = sum(map(size_of, pairs)) + sum(prefix.size for prefix in in_use)
+        assert self.bytes == size, "bytes are miscounted"
         leased = {pair[0]: pair[5] for pair in pairs if len(pair) == 6}
         assert self._leases.keys() == leased.keys(), "a key outlives its lease, or has none"
         for key, lease in self._leases.items():
@@ -261,6 +284,12 @@ class Store:
             assert prefix.last <= self.sequence
             assert (prefix.name in self._spare) == (not prefix.keys and bool(prefix.name))
         assert self.floor <= self.sequence == self._prefixes[b""].last
+
+
+def subtree_bytes_max(key: bytes) -> int:
+    """What :meth:`Store.subtree_bytes` may say at the most, quickly."""
+    levels = key.count(b"/")
+    return levels * (SUBTREE_OVERHEAD + len(key) + _LEVEL_OVERHEAD * (levels + 1))
 
 
 def size_of(pair: Pair) -> int:
