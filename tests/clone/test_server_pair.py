@@ -153,6 +153,17 @@ def test_it_says_again_with_each_heartbeat_what_it_has():
     assert half.take("peer-snapshot") == [[b"ZPHAVE", seq(HAS), half.server._life]] * 2
 
 
+def test_it_says_at_once_what_it_has_of_an_active_whose_sequences_are_lower():
+    """One that was started anew after its clock was set back; each of its sets would wait for a heartbeat."""
+    half = following()
+    half.hear(state(ACTIVE, epoch=2, life=b"another"))
+    half.give(hugz(10), port="peer-updates")
+    half.give(kthxbai(10), port="peer-snapshot")
+    half.take("peer-snapshot")
+    half.give(kvpub(b"a", 11, 10), port="peer-updates")
+    assert half.take("peer-snapshot") == [[b"ZPHAVE", seq(11), half.server._life]]
+
+
 def test_a_c_server_is_told_nothing_that_it_does_not_know():
     half = Half("backup", peer="tcp://10.0.0.9:5556")
     half.hear([b"3"])

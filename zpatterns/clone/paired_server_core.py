@@ -177,6 +177,7 @@ class PairedCloneCore(CloneServerCore):
                 self._pending.clear()
                 self._acks_before, self._acks = self._acks_before or self._acks, OrderedDict()
             self._followed = endpoints, source
+            self._told_have = 0
             self._follower.begin(endpoints, now)
         self._follower.ask(True, now)
 
