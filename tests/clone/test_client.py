@@ -364,6 +364,19 @@ def test_what_waits_in_the_clients_own_thread_is_told_at_once_that_it_cannot(ser
         assert "/mine" not in client
 
 
+def test_waiting_again_and_again_for_a_server_that_is_not_there_leaves_nothing_behind():
+    async def wait() -> int:
+        client = AsyncClone(NOBODY)
+        for _ in range(20):
+            with pytest.raises(RequestTimeout):
+                await client.wait(0.001)
+        left = len(client._waiting)
+        await client.close()
+        return left
+
+    assert asyncio.run(wait()) == 0
+
+
 # Options, opening and closing.
 
 

@@ -31,7 +31,7 @@ class AsyncClone(SharedMap, AsyncCalls):
 
     def _prepare(self) -> None:
         self._callbacks: set[CallbackWatch] = set()
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: set[asyncio.Future[None]] = set()
 
     async def wait(self, timeout: float | None = None) -> None:
         """Open it if it is not open, and wait until it follows a server.
@@ -45,8 +45,11 @@ class AsyncClone(SharedMap, AsyncCalls):
             async with asyncio.timeout(seconds):
                 while self.state is not CloneState.CONNECTED:
                     waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                    self._waiting.append(waiter)
-                    await waiter
+                    self._waiting.add(waiter)
+                    try:
+                        await waiter
+                    finally:
+                        self._waiting.discard(waiter)
                     self._check()
         except TimeoutError:
             raise self._no_server(seconds) from None
@@ -135,7 +138,7 @@ class AsyncClone(SharedMap, AsyncCalls):
             self._wake()
 
     def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, set()
         for waiter in waiting:
             if not waiter.done():
                 waiter.set_result(None)
