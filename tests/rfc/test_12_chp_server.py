@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.clone.pair_harness import following, promoted
 from tests.clone.server_harness import ServerHarness, kvset
 from zpatterns.clone.server_core import CloneServerCore
 
@@ -94,3 +95,25 @@ def test_ttl():
     server.advance(2)
     assert [(frames[0], frames[4]) for frames in server.publications() if frames[0] != b"HUGZ"] == [(b"key", b"")]
     assert [frames[0] for frames in server.ask()] == [b"KTHXBAI"]
+
+
+def test_reliability_a_backup_takes_over():
+    """ "CHP may be used in a dual-server configuration where a backup server takes over if the primary server fails."
+    Its clients then "connect to a backup server and re-request a state synchronization"."""
+    backup = following([b"/a/k", bytes(7) + b"\5", UUID, b"", b"value"], sequence=5)
+    assert backup.request(b"ICANHAZ?", b"", client=b"client") == [], "the primary is there"
+    backup.advance(2.5)
+    backup.request(b"ICANHAZ?", b"", client=b"client")
+    backup.advance(0.0)
+    pair, end = backup.take("snapshot")
+    assert (pair[:2], pair[5], end[:2]) == ([b"client", b"/a/k"], b"value", [b"client", b"KTHXBAI"])
+
+
+def test_reliability_a_uuid_tells_which_updates_the_primary_had():
+    """ "The UUID SHOULD be a universally unique identifier, if a reliable server architecture is used.\""""
+    backup = following(sequence=5)
+    other = bytes(16)
+    backup.give(kvset(b"seen", b"1", 1), [b"lost", bytes(8), other, b"", b"2"], port="collector")
+    backup.give([b"seen", bytes(7) + b"\6", (1).to_bytes(16, "big"), b"prev=5\n", b"1"], port="peer-updates")
+    promoted(backup)
+    assert [(frames[0], frames[2]) for frames in backup.published()] == [(b"lost", other)]

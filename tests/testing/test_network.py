@@ -431,3 +431,16 @@ def test_a_connection_that_breaks_within_a_message_loses_all_of_it():
         else:
             send(router, [peer, b"still there"])
     assert 0 < lost < 20
+
+
+def test_a_subscriber_that_is_bound_hears_publishers_that_connect():
+    bench = Bench()
+    subscriber, publisher = bench.socket(bench.far, SUB), bench.socket(bench.near, PUB)
+    subscriber.subscribe(b"a")
+    subscriber.bind("sim://far")
+    publisher.connect("sim://far")
+    bench.pass_time()
+    publisher.publish([b"a", b"wanted"])
+    publisher.publish([b"b", b"not wanted"])
+    bench.pass_time()
+    assert take(subscriber) == [[b"a", b"wanted"]]

@@ -1,6 +1,6 @@
 """A passive server's copy of what the active one has: it follows as a client would, and keeps all it is sent. Pure.
 
-12/CHP, "High-availability Server Pairs". It subscribes, asks for a snapshot once something was published, keeps what
+12/CHP, "Reliability". It subscribes, asks for a snapshot once something was published, keeps what
 comes meanwhile, and notices what it has missed as clients do (:mod:`zpatterns.clone.audit_core`).
 """
 

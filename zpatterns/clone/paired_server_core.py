@@ -1,4 +1,4 @@
-"""The Clone server as one half of a pair (12/CHP, "High-availability Server Pairs"; Guide chapter 5). Pure.
+"""The Clone server as one half of a pair (12/CHP, "Reliability"; Guide chapter 5). Pure.
 
 The active half serves as a single server does, and holds back the answer to a set until the passive half has it. That
 follows the active one, keeps what clients sent to both and the active has not published, and serves nobody.

@@ -355,7 +355,8 @@ class CloneServerCore:
     def next_timer(self) -> float | None:
         times = [self._journal.next_timer(), self._heartbeat_at]
         if self._heartbeat_at is not None:
-            times += [self.store.next_expiry(), self._snapshots.next_time(self._now)]
+            expiry = self.store.next_expiry()  # perhaps long past: a server that stood by let nothing expire
+            times += [expiry and max(expiry, self._now), self._snapshots.next_time(self._now)]
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:

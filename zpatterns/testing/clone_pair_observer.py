@@ -257,7 +257,8 @@ class ClonePairObserver(CloneObserver):
         if held is None:
             return
         self._world.count("held.published")
-        if half.lineage is not None and self.made_before(node, half.lineage, message.uuid):
+        made = None if half.lineage is None else half.lineage.made(message.uuid)
+        if made is not None and half.known_from < made != message.sequence:
             self._world.violate("C1", f"{node.name} publishes what it has already: {message}")
         if half.updated.get(message.key, -1) > held:
             self._world.violate(

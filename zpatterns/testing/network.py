@@ -114,8 +114,9 @@ class Network:
             connector.made(near)
         else:
             socket.post(ATTACH, near)
-        for prefix in socket._subscriptions:
-            self.write(near, (prefix,))
+        for end in (near, far):
+            for prefix in end.socket._subscriptions:
+                self.write(end, (prefix,))
         return near
 
     def write(self, end: End, frames: Any) -> None:
