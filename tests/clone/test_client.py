@@ -16,10 +16,8 @@ from tests.clone.holders import Async, Blocking, Holder
 from tests.waiting import DEADLINE, until
 from zpatterns.clone import AsyncClone, Clone, CloneState
 from zpatterns.clone.events import SnapshotTaken, WatchOverflowed
-from zpatterns.clone.replica_core import Change
 from zpatterns.clone.server import CloneServer
 from zpatterns.clone.shared_map import server_endpoints
-from zpatterns.clone.watches import Watch
 from zpatterns.errors import ClosedError, CompareFailed, EndpointError, ForkedError, RequestTimeout, WatchOverflow
 from zpatterns.testing import BackgroundReactor, Guard
 
@@ -318,63 +316,6 @@ def test_a_watch_that_nobody_holds_is_forgotten(make, server):
     holder.do("set", "/a", b"1")
     holder.do("set", "/a", b"2")
     assert holder.reader._core.replica.watched is False
-
-
-def test_a_watch_made_while_the_last_one_is_found_to_be_gone_is_told(monkeypatch):
-    """Watches are made by any thread, and told by the client's own."""
-    client = Clone(NOBODY)
-    watch = Watch("", 10)
-    feed = client._watches.feed
-
-    def another_thread_comes_between(changes):
-        found = feed(changes)
-        client._add(watch)
-        return found
-
-    monkeypatch.setattr(client._watches, "feed", another_thread_comes_between)
-    client._on_changed([Change("k", None, b"v", 1)])
-    assert client._core.replica.watched
-    client.close()
-
-
-def test_a_watch_made_while_another_thread_closes_its_client_ends():
-    client = Clone(NOBODY)
-    client.close()
-    watch = Watch("", 10)
-    client._add(watch)  # where the other thread came between the check and this
-    assert watch.get(timeout=DEADLINE) is None
-
-
-def test_what_waits_in_the_clients_own_thread_is_told_at_once_that_it_cannot(server):
-    """It would wait for itself, and nothing that is published would be applied meanwhile."""
-    told: list[RuntimeError] = []
-
-    def on_state(state: CloneState) -> None:
-        if state is CloneState.CONNECTED:
-            try:
-                client.set("/mine", b"1")
-            except RuntimeError as error:
-                told.append(error)
-
-    client = Clone(server.endpoint, timeout=DEADLINE, on_state=on_state)
-    with client:
-        client.set("/a", b"1")
-        until(lambda: bool(told), "the callback was refused")
-        assert "another thread" in str(told[0])
-        assert "/mine" not in client
-
-
-def test_waiting_again_and_again_for_a_server_that_is_not_there_leaves_nothing_behind():
-    async def wait() -> int:
-        client = AsyncClone(NOBODY)
-        for _ in range(20):
-            with pytest.raises(RequestTimeout):
-                await client.wait(0.001)
-        left = len(client._waiting)
-        await client.close()
-        return left
-
-    assert asyncio.run(wait()) == 0
 
 
 # Options, opening and closing.

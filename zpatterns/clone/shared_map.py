@@ -21,8 +21,6 @@ from zpatterns.timing import Liveness
 
 _SETS = SetOptions()
 
-_TTL_MAX = 2**31 - 1
-
 
 def server_endpoints(endpoint: str) -> Endpoints:
     """The three ports of a server: P, P + 1 and P + 2 of ``tcp://host:P``. Errors: EndpointError."""
@@ -175,7 +173,7 @@ class SharedMap(Calls):
     def _begin(self, key: bytes, value: bytes, ttl: int, timeout: float | None, sequence: int | None) -> Start:
         check_timeout(timeout)
         if sequence is not None and not 0 <= sequence <= wire.SEQUENCE_MAX:
-            raise ValueError(f"a sequence is a number from 0 on, not {sequence!r}")
+            raise ValueError(f"a sequence is a number from 0 to {wire.SEQUENCE_MAX}, not {sequence!r}")
         core = self._core
         return lambda number, now: core.start_set(
             number, key, value, now, ttl=ttl, if_sequence=sequence, timeout=timeout
@@ -184,7 +182,7 @@ class SharedMap(Calls):
     def _key(self, key: str) -> bytes:
         if not isinstance(key, str):
             raise TypeError(f"a key is a str, not {type(key).__name__}: {key!r}")
-        name = key.encode()
+        name = key.encode("utf-8", "surrogatepass")  # which is no UTF-8 then, and so no key
         if not wire.is_key(name):
             raise ValueError(f"{key!r} cannot be a key: 1 to {wire.KEY_MAX} bytes of UTF-8 without NUL, not HUGZ or so")
         if not key.startswith(self.subtree):
@@ -255,8 +253,8 @@ def checked_value(value: bytes) -> bytes:
 def whole_ttl(ttl: float | None) -> int:
     if ttl is None:
         return 0
-    if not 0 < ttl <= _TTL_MAX:
-        raise ValueError(f"ttl must be a positive number of seconds, not {ttl!r}")
+    if not 0 < ttl <= wire.TTL_MAX:
+        raise ValueError(f"ttl must be positive and at most {wire.TTL_MAX} seconds, not {ttl!r}")
     return -int(-ttl // 1)
 
 
