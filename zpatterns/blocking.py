@@ -21,6 +21,9 @@ from zpatterns.errors import ClosedError
 from zpatterns.sockets import POLLIN, POLLOUT, Link, SocketSettings, default_rng, new_context
 from zpatterns.telemetry import Telemetry
 
+LONGEST_WAIT = 3600.0
+"""Seconds that are waited at once. Locks and polls take no time beyond some bound, and whoever waits looks again."""
+
 _SIGINT = int(signal.SIGINT)
 
 # The functions of signal itself spend ten times as long, on making enums of their arguments.
@@ -105,7 +108,7 @@ class Waiter:
         """Until :meth:`wake`, or for `seconds`."""
         _interrupts.admit()
         try:
-            self._lock.acquire(timeout=max(0.0, seconds))
+            self._lock.acquire(timeout=min(max(0.0, seconds), LONGEST_WAIT))
         finally:
             _interrupts.wait_over()
 
@@ -252,7 +255,7 @@ class BlockingDriver(Driver):
         now = self.now()
         until = deadline if self._when is None else min(deadline, self._when)
         # Round up: to wake a little before a timer is to spin until it.
-        timeout = 0 if self._due else max(0, int((until - now) * 1000) + 1)
+        timeout = 0 if self._due else max(0, int(min(until - now, LONGEST_WAIT) * 1000) + 1)
         for ready, _ in self._poll(timeout):
             if ready == self._bell_in.fileno():
                 with contextlib.suppress(BlockingIOError):

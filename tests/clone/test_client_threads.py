@@ -88,3 +88,12 @@ def test_what_is_refused_is_told_the_limit(arguments, text):
     with pytest.raises(ValueError, match=text):
         client._set(*arguments)
     client.close()
+
+
+def test_a_time_out_of_any_length_is_one():
+    """Locks and polls take none of 300 years and more."""
+    with BackgroundReactor("clone-server") as background:
+        server = background.start(CloneServer("tcp://127.0.0.1:*"))
+        with Clone(server.endpoint, timeout=1e300) as client, client.watch() as watch:
+            client.set("k", b"v", timeout=1e10)
+            assert watch.get(timeout=1e300) is not None

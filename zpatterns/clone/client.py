@@ -162,7 +162,8 @@ class Clone(SharedMap, BlockingCalls):
         self._open()
         seconds = self._core.options.sets.timeout if timeout is None else timeout
         with self._changed_state:
-            self._changed_state.wait_for(lambda: self.state is CloneState.CONNECTED or self._closed, seconds)
+            most = min(seconds, threading.TIMEOUT_MAX)
+            self._changed_state.wait_for(lambda: self.state is CloneState.CONNECTED or self._closed, most)
         self._check()
         if self.state is not CloneState.CONNECTED:
             raise self._no_server(seconds)

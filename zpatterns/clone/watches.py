@@ -168,7 +168,8 @@ class Watch(_Watched):
         Errors: RequestTimeout when none comes within `timeout` seconds; WatchOverflow.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: self._items or self._closed, timeout):
+            most = None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
+            if not self._changed.wait_for(lambda: self._items or self._closed, most):
                 raise RequestTimeout(f"nothing changed within {timeout:g} s", elapsed=timeout)
             if self._items:
                 return self._items.popleft()
