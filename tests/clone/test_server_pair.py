@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.clone.pair_harness import (
     ACTIVE,
     LIFE,
@@ -75,6 +77,13 @@ def test_it_asks_only_while_the_other_says_that_it_is_active():
     half.hear([b"3"])
     half.advance(0.0)
     assert half.take("peer-snapshot") == [[b"ICANHAZ?", b""]]
+
+
+def test_states_that_come_over_ipc_come_from_this_machine_and_so_does_the_map():
+    half = Half("backup")
+    half.core.star.options = replace(half.core.star.options, remote="ipc:///run/states")
+    half.hear(state(ACTIVE))
+    assert [command.endpoint for command in half.asked(Open)] == ["tcp://127.0.0.1:5567", "tcp://127.0.0.1:5566"]
 
 
 def test_without_a_port_of_the_other_it_follows_nobody():
@@ -362,6 +371,20 @@ def test_a_half_that_is_stopped_before_the_other_has_a_copy_of_its_map_does_not_
     other.advance(2.5)
     other.request(b"ICANHAZ?", b"")
     assert other.state == "backup waiting", "it waits for the one that has the map"
+
+
+def test_a_half_that_is_stopped_lets_the_other_take_its_copy_first():
+    half = active()
+    half.hear(state(PASSIVE))
+    half.step(half.core.drain, half.now)
+    assert not half.core.drained
+    half.request(b"ICANHAZ?", b"", client=b"peer")
+    half.advance(0.0)
+    assert half.take("snapshot") != []
+    half.request(b"ZPHAVE", seq(PROMOTED), LIFE, client=b"peer")
+    half.advance(0.0)
+    assert half.core.drained
+    assert half.request(b"ICANHAZ?", b"") == [], "nobody else joins"
 
 
 # Promotion and giving up.

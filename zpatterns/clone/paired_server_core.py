@@ -292,6 +292,11 @@ class PairedCloneCore(CloneServerCore):
             self._refused += 1
             self._answer(frames[0], received.uuid, wire.NOT_ACTIVE, 0)
 
+    @property
+    def _admits_joins(self) -> bool:
+        # The half that is to take over may not have its copy yet.
+        return super()._admits_joins or (self._passive is not None and self._passive_has is None)
+
     def _on_request(self, frames: Frames, now: float) -> None:
         confirmed = wire.parse_zphave(frames[1:])
         if confirmed is None:
@@ -386,8 +391,9 @@ class PairedCloneCore(CloneServerCore):
 
     @property
     def drained(self) -> bool:
-        """The other half is to have all before it takes over."""
-        return super().drained and (self._passive_has is None or self._passive_has >= self.store.sequence)
+        """The other half, where there is one, is to have all before it takes over."""
+        is_followed = self._passive_has is not None and self._passive_has >= self.store.sequence
+        return super().drained and (self._passive is None or is_followed)
 
     def shut_down(self, now: float) -> None:
         super().shut_down(now)

@@ -132,8 +132,9 @@ class CloneServerCore:
         elif command == wire.ICANHAZ:
             subtree = wire.parse_icanhaz(request)
             if subtree is not None:
-                if self._draining or not self._snapshots.ask(client, subtree, now):
-                    self._drops.add("stopping" if self._draining else "too-many-joins")
+                admits = self._admits_joins
+                if not admits or not self._snapshots.ask(client, subtree, now):
+                    self._drops.add("too-many-joins" if admits else "stopping")
                 return
         elif command == wire.ZPLAST:
             subtree = wire.parse_zplast(request)
@@ -141,6 +142,10 @@ class CloneServerCore:
                 self._answers.append([client, *wire.zplast_answer(subtree, self.store.last(subtree))])
                 return
         self._drops.add("invalid")
+
+    @property
+    def _admits_joins(self) -> bool:
+        return not self._draining
 
     def _on_set(self, client: bytes, received: wire.Set, now: float) -> None:
         """A ZPSET: make the change once, however often it comes, and answer each time."""
