@@ -41,7 +41,8 @@ class PairCore:
         return self.hosted.told()
 
     def peer_told(self, peer: PeerState, now: float) -> None:
-        place = self.star.options.remote.rpartition(":")[0]
+        remote = self.star.options.remote
+        place = remote.rpartition(":")[0] if remote.startswith("tcp://") else "tcp://127.0.0.1"
         is_active, is_passive = peer.state == ACTIVE, peer.state == PASSIVE
         self.hosted.peer_told(Peer(place, is_active, is_passive, peer.epoch or 0, peer.told), now)
 
