@@ -42,7 +42,7 @@ class PairCore:
 
     def peer_told(self, peer: PeerState, now: float) -> None:
         remote = self.star.options.remote
-        place = remote.rpartition(":")[0] if remote.startswith("tcp://") else "tcp://127.0.0.1"
+        place = "tcp://127.0.0.1" if remote.startswith("ipc://") else remote.rpartition(":")[0]
         is_active, is_passive = peer.state == ACTIVE, peer.state == PASSIVE
         self.hosted.peer_told(Peer(place, is_active, is_passive, peer.epoch or 0, peer.told), now)
 
