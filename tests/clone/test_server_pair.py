@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from tests.clone.pair_harness import (
     ACTIVE,
     LIFE,
@@ -79,13 +77,6 @@ def test_it_asks_only_while_the_other_says_that_it_is_active():
     assert half.take("peer-snapshot") == [[b"ICANHAZ?", b""]]
 
 
-def test_states_that_come_over_ipc_come_from_this_machine_and_so_does_the_map():
-    half = Half("backup")
-    half.core.star.options = replace(half.core.star.options, remote="ipc:///run/states")
-    half.hear(state(ACTIVE))
-    assert [command.endpoint for command in half.asked(Open)] == ["tcp://127.0.0.1:5567", "tcp://127.0.0.1:5566"]
-
-
 def test_without_a_port_of_the_other_it_follows_nobody():
     half = Half("backup")
     half.hear([b"3"])
@@ -151,17 +142,6 @@ def test_it_says_again_with_each_heartbeat_what_it_has():
     assert half.take("peer-snapshot") == [[b"ZPHAVE", seq(HAS), half.server._life]] * 2
 
 
-def test_it_says_at_once_what_it_has_of_an_active_whose_sequences_are_lower():
-    """One that was started anew after its clock was set back; each of its sets would wait for a heartbeat."""
-    half = following()
-    half.hear(state(ACTIVE, epoch=2, life=b"another"))
-    half.give(hugz(10), port="peer-updates")
-    half.give(kthxbai(10), port="peer-snapshot")
-    half.take("peer-snapshot")
-    half.give(kvpub(b"a", 11, 10), port="peer-updates")
-    assert half.take("peer-snapshot") == [[b"ZPHAVE", seq(11), half.server._life]]
-
-
 def test_a_c_server_is_told_nothing_that_it_does_not_know():
     half = Half("backup", peer="tcp://10.0.0.9:5556")
     half.hear([b"3"])
@@ -186,16 +166,6 @@ def test_the_map_of_the_other_is_bounded_as_ours_is():
     half.give(*(kvsync(b"k%d" % number, number) for number in range(1, 5)), kthxbai(9), port="peer-snapshot")
     assert not half.server.has_copy
     assert MessagesDropped("map-full", 1) in half.events(MessagesDropped)
-
-
-def test_a_sequence_that_leaves_no_room_for_ours_is_not_followed():
-    """Above the last of 64 bits there is none to promote to, and SQLite keeps no more than 63."""
-    half = following(kvsync(b"a", HAS))
-    half.give(kvpub(b"b", 2**64 - 1, HAS), port="peer-updates")
-    assert half.server.statistics().dropped["invalid"] == 1
-    promoted(half)
-    half.request(*zpset(b"c"))
-    assert half.map == {b"a": b"v", b"c": b"v"}
 
 
 # Pending sets.
@@ -306,19 +276,6 @@ def test_a_passive_half_that_is_there_and_does_not_follow_is_not_waited_for_long
     assert half.request(*zpset(b"l", number=2)) == [], "now it does again"
 
 
-def test_a_passive_half_that_says_the_same_again_and_again_is_waited_for_no_longer():
-    """Its disk may be full: it follows, answers each HUGZ, and has nothing more than before."""
-    half = with_passive()
-    half.request(*zpset(b"k"))
-    for _ in range(6):
-        half.hear_for(1.0, state(PASSIVE))
-        half.request(b"ZPHAVE", seq(PROMOTED), LIFE, client=b"peer")
-    assert len(half.events(PassiveLags)) == 1
-    assert half.request(*zpset(b"l", number=2)) == [zpack(2, b"200", PROMOTED + 2)], "nor is it for the next"
-    half.request(b"ZPHAVE", seq(PROMOTED + 2), LIFE, client=b"peer")
-    assert half.request(*zpset(b"m", number=3)) == [], "now that it has all again"
-
-
 def test_with_a_store_an_answer_waits_for_both():
     half = active(durable=True)
     half.saved()  # the epoch
@@ -352,25 +309,6 @@ def test_a_half_that_is_stopped_waits_until_the_other_has_all():
     half.step(half.core.leave, half.now)
     goodbye = half.take("state")[-1][0]
     assert goodbye.startswith(b"1 ") and b" copy=0:0 " in goodbye, "so that the other serves whatever it has"
-
-
-def test_a_half_that_is_stopped_before_the_other_has_a_copy_of_its_map_does_not_make_that_serve():
-    """It would serve an empty map, and when the first comes back with its store, that would be replaced by it."""
-    half = active()
-    half.request(*zpset(b"k"))
-    half.hear(state(PASSIVE, epoch=0))
-    half.step(half.core.drain, half.now)
-    half.step(half.core.leave, half.now)
-    goodbye = half.take("state")[-1]
-    assert goodbye[0].startswith(b"1 ") and b" copy=1:%d " % (PROMOTED + 1) in goodbye[0]
-    other = Half("backup")
-    other.hear(state(ACTIVE))
-    assert other.state == "passive"
-    other.hear(goodbye)
-    assert other.state == "backup waiting"
-    other.advance(2.5)
-    other.request(b"ICANHAZ?", b"")
-    assert other.state == "backup waiting", "it waits for the one that has the map"
 
 
 def test_a_half_that_is_stopped_lets_the_other_take_its_copy_first():
