@@ -60,3 +60,23 @@ def test_a_call_behind_what_callers_left_need_not_be_answered_in_time(backlog, m
     world.quiet()
     awaited = [call.service for call in world.observer.must_succeed]
     assert (world.services[0] in awaited) is must_succeed
+
+
+@pytest.mark.parametrize("too_many", [False, True])
+def test_requests_that_come_back_to_a_full_queue_are_no_breach_of_its_limit(too_many):
+    """Their worker is lost, and they are not refused: the queue then holds as many more as were in hand at once."""
+    world = calm_world()
+    broker, watch, link = watch_of(world)
+    limit = broker.options.queue_max * len(world.asked_services)
+    for number in range(2):
+        worker, caller, body = b"worker%d" % number, b"caller%d" % number, b"q:%d" % number
+        watch.read(link, [worker, b"", b"MDPW01", b"\1", b"echo"])
+        watch.read(link, [caller, b"", b"MDPC01", b"echo", body])
+        watch.asked(link, [worker, b"", b"MDPW01", b"\2", caller, b"", body])
+    for number in range(2):
+        watch.read(link, [b"worker%d" % number, b"", b"MDPW01", b"\5"])
+    setattr(broker.core, "held", [b"q:%d" % n for n in range(limit + 2 + too_many)])  # noqa: B010
+    for _ in range(6):
+        world.observer.measure()
+    assert (world.violation is not None) is too_many
+    assert world.violation is None or world.violation.promise == "B1"

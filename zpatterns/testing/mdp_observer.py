@@ -119,6 +119,8 @@ class BrokerWatch:
         """Peers that play by no rules, so that nothing can be told from what they say."""
         self.worked_at: dict[bytes, float] = {}
         """When a worker of a service was last given something: a long queue is still a queue."""
+        self.most_busy = 0
+        """How many workers have had a request at once: as many may have come back to a queue that was full by then."""
         self._order = 0
 
     def read(self, link: SimLink, frames: Frames) -> Parsed | None:
@@ -265,6 +267,7 @@ class BrokerWatch:
             ):
                 world.violate("LRU", f"{name} gives work to {peer.hex()} while {other.id.hex()} is idle for longer")
         worker.holds = request
+        self.most_busy = max(self.most_busy, sum(other.holds is not None for other in self.workers.values()))
 
     def _answer(self, peer: bytes, what: str, rest: Frames) -> None:
         if peer in self.strangers:
@@ -412,10 +415,9 @@ class MajordomoObserver(BrokeredObserver["MajordomoWorld", BrokerWatch]):
 
     def _measure_broker(self, broker: BrokerNode) -> None:
         options = broker.options
-        busy = sum(worker.holds is not None for worker in self.watches[broker].workers.values())
         # Each counts for 512 bytes at least (BrokerOptions.queue_bytes_max).
-        limit = min(options.queue_max * len(self.world.asked_services), options.queue_bytes_max // 512) + busy
-        self.check_weight(broker.name, broker.core, limit)
+        limit = min(options.queue_max * len(self.world.asked_services), options.queue_bytes_max // 512)
+        self.check_weight(broker.name, broker.core, limit + self.watches[broker].most_busy)
 
     def _measure_client(self, client: MajordomoClientNode) -> None:
         if len(client.open) > client.options.max_in_flight + client.options.queue_max:
