@@ -13,7 +13,6 @@ STORE = "zpatterns.clone.store"
 JOURNAL = "zpatterns.clone.journal_core"
 PAIRED = "zpatterns.clone.paired_server_core"
 FOLLOWER = "zpatterns.clone.follower_core"
-PENDING = "zpatterns.clone.pending_core"
 STAR = "zpatterns.bstar.bstar_core"
 STAR_STATE = "zpatterns.bstar.bstar_state"
 CLIENT = "zpatterns.clone.client_core"
@@ -121,12 +120,6 @@ MUTANTS: Sequence[Mutant] = (
         FOLLOWER,
         "        self._kept[update.key] = update\n",
         "        pass\n",
-    ),
-    _clone(
-        "clone-pending-set-overwrites-something-newer",
-        PENDING,
-        "        for older in list(self._uuids.get(key, ())):\n            self._remove(older)\n",
-        "",
     ),
     _clone(
         "clone-passive-expires-keys",

@@ -73,6 +73,10 @@ class ClonePairObserver(CloneObserver):
         half = self._halves[server.name]
         parent, sequence = half.lineage, server.core.store.sequence
         self._world.count("promotions")
+        now = self._world.clock.now()
+        is_told_to = server.promoted_at == now or (half.heard is not None and half.heard[0] == now)
+        if not server.core.has_copy and not is_told_to:
+            self._world.violate("C3", f"{server.name} serves because it is asked to, and has no whole copy")
         if parent is None and server.map:
             self._world.violate("C1", f"{server.name} begins to serve with {server.map}, which nobody had")
         if sequence < half.holds:
@@ -94,16 +98,24 @@ class ClonePairObserver(CloneObserver):
     def copied(self, server: ClonePairNode, era: Era) -> None:
         """It has a whole copy of the other's map."""
         half = self._halves[server.name]
-        branch = self._branches.get((server.other.name, era.epoch))
+        branch = self._copied_from(server, era)
         if branch is None:
-            self._world.violate("C1", f"{server.name} copied epoch {era.epoch} of {server.other.name}: there is none")
+            self._world.violate("C1", f"{server.name} has {server.map}, which {server.other.name} never had")
             return
         self._world.count("copies")
         if branch is not half.lineage:
             half.holds = 0
         half.lineage, half.known_from = branch, era.sequence
         half.held.clear()
-        self._check_copy(server, branch)
+
+    def _copied_from(self, server: ClonePairNode, era: Era) -> History | None:
+        """Whose map it brings: that of the other half's last time as active, or of one before. The state frame that
+        told the epoch may be older than the copy."""
+        assert era.store is not None
+        pairs = [era.store.get(key) for key in era.store._slots]
+        copy = {pair[0].decode(): pair[4] for pair in pairs if pair is not None}
+        branches = reversed(self.histories.get(server.other.name, []))
+        return next((branch for branch in branches if branch.map(era.sequence) == copy), None)
 
     def in_one_order(self, server: str, before: int, after: int) -> bool:
         # What an active made public and its successor had not seen is taken back, and what was before it is told again.
@@ -127,7 +139,11 @@ class ClonePairObserver(CloneObserver):
         if era.store is None:
             branch = self._branches[server.name, era.epoch]
         else:
-            branch = self._branches[server.other.name, era.epoch]
+            copied = self._copied_from(server, era)
+            if copied is None:
+                self._world.violate("C1", f"{server.name} writes down what {server.other.name} never had: {era}")
+                return
+            branch = copied
             self._disk_holds.pop(server.name, None)
         self._disks[server.name] = branch, era.sequence if era.store is not None else half.known_from
 
