@@ -159,6 +159,41 @@ def test_a_damaged_file_is_refused_and_left_as_it_is_or_holds_all_that_was_writt
         assert file.kept == sound.kept, "a damaged pair was taken for a sound one"
 
 
+def crashed(path: Path) -> Path:
+    """The files of a server that was killed: ten commits are in the log only. Returns the log's."""
+    file = StoreFile(str(path / "alive"), sequence=100)
+    for number in range(10):
+        file.write([change(b"/k/%d" % number, 101 + number, b"x" * 50)])
+    for name in ("alive", "alive-wal"):
+        (path / name.replace("alive", "map")).write_bytes((path / name).read_bytes())
+    file.close()
+    return path / "map-wal"
+
+
+@pytest.mark.parametrize("part", [0.0, 0.1, 0.3, 0.5, 0.8])
+def test_a_damaged_log_is_refused_and_left_as_it_is(part, tmp_path):
+    """SQLite takes it for shorter than it is, and says nothing of what was committed behind the damage."""
+    log = crashed(tmp_path)
+    content = bytearray(log.read_bytes())
+    content[int(part * len(content))] ^= 0x40
+    log.write_bytes(content)
+    before = (tmp_path / "map").read_bytes()
+    with pytest.raises(StoreError, match="damaged"):
+        StoreFile(str(tmp_path / "map"), sequence=0)
+    assert (log.read_bytes(), (tmp_path / "map").read_bytes()) == (content, before)
+
+
+@pytest.mark.parametrize("lost", [0, 1, 5000, 10**9])
+def test_a_log_that_was_cut_short_in_its_last_commit_is_none_the_worse(lost, tmp_path):
+    """As a loss of power leaves it: that commit had not returned."""
+    log = crashed(tmp_path)
+    content = log.read_bytes()
+    log.write_bytes(content[: max(0, len(content) - lost)])
+    file = StoreFile(str(tmp_path / "map"), sequence=0)
+    file.close()
+    assert len(file.kept.rows) == {0: 10, 1: 9, 5000: 9, 10**9: 0}[lost]
+
+
 @pytest.mark.parametrize("content", [b"x", b"no database at all\n" * 100, b"SQLite format 3\0" + bytes(84)])
 def test_what_is_no_store_is_refused_and_left_as_it_is(content, tmp_path):
     path = tmp_path / "map"

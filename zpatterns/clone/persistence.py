@@ -21,6 +21,7 @@ from contextlib import closing, contextmanager
 from typing import NamedTuple
 
 from zpatterns.clone import wire
+from zpatterns.clone.log_check import log_is_damaged
 from zpatterns.clone.server_state import Change, Era
 from zpatterns.clone.store import Pair
 from zpatterns.errors import StoreError
@@ -107,6 +108,8 @@ class StoreFile:
         with closing(sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)) as db:
             if db.execute("PRAGMA user_version").fetchone()[0] != VERSION:
                 raise self._error("it is of another version")
+            if log_is_damaged(f"{self.path}-wal"):
+                raise self._damaged("its log (the file with -wal behind its name) is not as it was written")
             for (line,) in db.execute("PRAGMA quick_check(1)"):
                 if line != "ok":
                     raise self._damaged(line)
