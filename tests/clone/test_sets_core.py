@@ -48,6 +48,18 @@ def test_one_whose_update_never_comes_has_succeeded_all_the_same():
     assert client.results() == {7: 12}
 
 
+def test_those_whose_updates_never_come_leave_nothing_behind():
+    """A server may acknowledge under whatever number it likes."""
+    client = CloneHarness().follow()
+    for number in range(1, 201):
+        client.set(number, timeout=1.0)
+        client.answer(zpack(uuid(number), b"200", 2**62 + number))
+        client.later(1.1)
+        client.publish(hugz(10))
+    assert len(client.results()) == 200
+    assert len(client.core.sets._ahead) < 100
+
+
 def test_a_snapshot_settles_what_was_acknowledged():
     client = CloneHarness().follow()
     client.set(7)

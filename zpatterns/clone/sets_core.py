@@ -13,6 +13,8 @@ from zpatterns.core import Command, Deliver, Fail, Rng
 from zpatterns.errors import ClosedError, CompareFailed, QueueFull, RemoteError, RequestTimeout
 from zpatterns.timing import Deadlines
 
+_FORGOTTEN_MAX = 64  # sets that have ended without the map coming so far
+
 SET_OVERHEAD = 512
 """What an open set costs beside its key and value, in bytes, as `sets_bytes_max` counts it."""
 
@@ -181,6 +183,9 @@ class Sets:
             each.deadline = each.expiry
             self._forget_flight(each)
             heapq.heappush(self._ahead, (sequence, each.id))
+            if len(self._ahead) > 2 * len(self._open) + _FORGOTTEN_MAX:
+                self._ahead = [item for item in self._ahead if item[1] in self._open]
+                heapq.heapify(self._ahead)
         return True
 
     def reached(self, sequence: int, now: float) -> None:
