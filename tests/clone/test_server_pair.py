@@ -389,6 +389,17 @@ def test_the_loser_of_two_actives_gives_up_what_it_did_since_and_follows():
     assert [frames[0] for frames in half.published()] == [b"mine"], "lost, so it is made when it is asked for again"
 
 
+def test_two_that_were_active_in_one_epoch_have_two_maps():
+    """They knew nothing of each other: the number is the same, and nothing else."""
+    half = active("backup")
+    half.request(*zpset(b"mine"))
+    half.hear(state(ACTIVE, epoch=1))
+    assert half.state == "passive"
+    half.give(hugz(HAS), port="peer-updates")
+    assert not half.server.has_copy
+    assert half.take("peer-snapshot") == [[b"ICANHAZ?", b""]], "and it does not say that it has anything"
+
+
 def test_answers_that_wait_end_with_the_promotion_and_are_given_when_it_serves_again():
     half = with_passive()
     half.request(*zpset(b"k"))

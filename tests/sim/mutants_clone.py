@@ -134,12 +134,6 @@ MUTANTS: Sequence[Mutant] = (
         "        era = Era(*self._followed[1], store.sequence, self.store)\n",
     ),
     _clone(
-        "clone-same-epoch-is-the-same-map",
-        PAIRED,
-        "            if source != self._source or not peer.told.life:\n",
-        "            if source[0] != self._source[0] or not peer.told.life:\n",
-    ),
-    _clone(
         "clone-set-of-the-active-before-is-made-again",
         PAIRED,
         "        self._remember(update.uuid, wire.OK, update.sequence)\n\n    def follow",
