@@ -145,12 +145,6 @@ MUTANTS: Sequence[Mutant] = (
         "            for unsafe in self._unsafe.values():\n",
         "            for unsafe in ():\n",
     ),
-    _clone(
-        "clone-promotion-goes-on-with-the-sequences",
-        PAIRED,
-        "        self._sequence = self._sequence_of_promotion(now)\n",
-        "",
-    ),
     # Clients.
     _clone(
         "clone-client-does-not-notice-gaps",
