@@ -8,6 +8,7 @@ from tests.freelance.harness import ERROR, A, B, C, Client
 from tests.harness import START
 from zpatterns.core import Close, Discard, Fail, Open, SendFailure, SocketKind
 from zpatterns.errors import ClosedError, QueueFull, RequestTimeout
+from zpatterns.testing.weight import reachable_frames
 
 
 def shotgun(*endpoints: str, **options: object) -> Client:
@@ -126,6 +127,24 @@ def test_a_socket_that_could_not_be_opened_is_opened_a_little_later():
     assert client.take() == [(A, [b"", b"1", b"hello"])]
     client.hear(A, b"", b"1", b"world")
     assert client.delivered() == [(1, [b"world"])]
+
+
+@pytest.mark.parametrize("ended_first", [False, True])
+def test_what_could_not_be_sent_is_let_go_with_its_call_and_the_socket_opened_all_the_same(ended_first):
+    """No sweep comes for a blocking client before its next call, which may be never."""
+    client = shotgun()
+    client.call(1, b"q:1")
+    client.asked()
+    if ended_first:
+        client.hear(A, b"", b"1", b"x")
+    client.fail([b"", b"1", b"q:1"], SendFailure.UNREACHABLE, port=2)
+    if not ended_first:
+        client.hear(A, b"", b"1", b"x")
+    client.take()
+    assert client.delivered() == [(1, [b"x"])]
+    assert reachable_frames(client.core, b"q:") == 0
+    client.until(START + 0.25)
+    assert client.asked() == [Discard(2), Open(2, SocketKind.DEALER, B)]
 
 
 def test_a_connection_that_libzmq_has_ended_for_good_is_made_anew():

@@ -27,12 +27,13 @@ class _Call(Call):
 
 
 class _Server(Server):
-    __slots__ = ("is_swept", "open", "stale_at", "unsent")
+    __slots__ = ("is_cut", "is_swept", "open", "stale_at", "unsent")
 
     def __init__(self, endpoint: str) -> None:
         super().__init__(endpoint)
         self.open: dict[bytes, _Call] = {}
-        self.unsent: list[Frames] = []  # what there was no connection for
+        self.is_cut = False  # there was no connection for something
+        self.unsent: list[Frames] = []  # that, as long as its call is open: no sweep may come before the next call
         self.is_swept = False  # what is reported as unsent is what we wanted back
         self.stale_at: float | None = None  # since then our socket may hold what nobody waits for any more
 
@@ -91,6 +92,8 @@ class ShotgunCore(ServersCore[_Call, _Server]):
             if server.open.pop(call.number, None) is not None and server.stale_at is None:
                 server.stale_at = now
                 self._sweep_soon(now)
+            if server.unsent:
+                server.unsent = [frames for frames in server.unsent if frames[1] in server.open]
         super()._end(call, now)
 
     # Messages.
@@ -131,7 +134,9 @@ class ShotgunCore(ServersCore[_Call, _Server]):
         if reason is SendFailure.OVERFLOW:
             server.open.pop(frames[1], None)
         elif not server.is_swept:
-            server.unsent.append(frames)
+            server.is_cut = True
+            if frames[1] in server.open:
+                server.unsent.append(frames)
             self._sweep_soon(now)
         else:
             if max(server.heard_at, server.opened_at) + self.options.liveness.interval <= now:
@@ -165,15 +170,15 @@ class ShotgunCore(ServersCore[_Call, _Server]):
     def _sweep(self, server: _Server, now: float) -> None:
         """Take back what our socket holds if the server does not seem to be there; what is wanted goes out again."""
         stale_at, server.stale_at = server.stale_at, None
-        if server.unsent or (stale_at is not None and server.heard_at < stale_at):
+        if server.is_cut or (stale_at is not None and server.heard_at < stale_at):
             self._commands.append(Discard(server.port))
             server.is_swept = True
-        if server.unsent:
+        if server.is_cut:
+            server.is_cut = False
             self._connect(server, now)
-            unsent, server.unsent = server.unsent, []
-            for frames in unsent:
-                if frames[1] in server.open:
-                    self._send_to(server, frames)
+            for frames in server.unsent:
+                self._send_to(server, frames)
+            server.unsent = []
 
     def check_invariants(self) -> None:
         super().check_invariants()
