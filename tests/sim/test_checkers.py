@@ -10,6 +10,10 @@ from zpatterns.testing.driving import SimLink
 from zpatterns.testing.mdp import BACKLOG_MAX, MajordomoWorld
 from zpatterns.testing.mdp_nodes import BrokerNode
 from zpatterns.testing.mdp_observer import BrokerWatch, SeenRequest
+from zpatterns.testing.pirate import BACKLOG_MAX as PIRATE_BACKLOG_MAX
+from zpatterns.testing.pirate import SimplePirateWorld
+from zpatterns.testing.pirate_observer import QueueWatch
+from zpatterns.testing.pirate_observer import SeenRequest as SeenPirateRequest
 
 
 def calm_world() -> MajordomoWorld:
@@ -80,3 +84,32 @@ def test_requests_that_come_back_to_a_full_queue_are_no_breach_of_its_limit(too_
         world.observer.measure()
     assert (world.violation is not None) is too_many
     assert world.violation is None or world.violation.promise == "B1"
+
+
+def calm_pirate_world() -> tuple[SimplePirateWorld, QueueWatch]:
+    world = SimplePirateWorld(1, faults=frozenset())
+    world.build()
+    return world, world.observer.watches[world.queues[0]]
+
+
+@pytest.mark.parametrize(("backlog", "must_succeed"), [(PIRATE_BACKLOG_MAX, True), (PIRATE_BACKLOG_MAX + 1, False)])
+def test_a_call_behind_requests_that_wait_at_a_pirate_queue_need_not_be_answered_in_time(backlog, must_succeed):
+    world, watch = calm_pirate_world()
+    now = world.clock.now()
+    watch.requests += [SeenPirateRequest([b"gone", b"", b"q:%d" % n], now, 60.0) for n in range(backlog)]
+    world.quiet()
+    assert bool(world.observer.must_succeed) is must_succeed
+
+
+def test_a_request_whose_worker_turned_out_to_be_gone_may_be_one_more_than_a_full_queue_holds():
+    world, watch = calm_pirate_world()
+    limit = watch.held_max()
+    links = world.queues[0].driver.links
+    front, back = links["front"], links["back"]
+    assert isinstance(front, SimLink) and isinstance(back, SimLink)
+    watch.read(front, [b"caller", b"", b"q:1"])
+    assert watch.held_max() == limit, "it may be refused"
+    watch.read(back, [b"worker", b"", b"\1"])
+    watch.asked(back, [b"worker", b"", b"caller", b"", b"q:1"])
+    watch.failed(back, [b"worker", b"", b"caller", b"", b"q:1"])
+    assert watch.held_max() == limit + 1

@@ -112,10 +112,14 @@ class QueueWatch:
     def _check_pressure(self) -> None:
         """Clients are read only while a worker is ready, so not many more can wait here than one batch."""
         idle = sum(worker.holds is None for worker in self.workers.values())
-        now = self.world.clock.now()
-        new = sum(not (seen.answered or seen.deliveries or now >= seen.expiry) for seen in self.requests)
+        new = self._new()
         if new > _READ_AT_ONCE + idle + len(self.strangers):
             self.world.violate("B1", f"{self.node.name} goes on reading, though {new} requests wait")
+
+    def _new(self) -> int:
+        """How many requests were read and have not had their turn."""
+        now = self.world.clock.now()
+        return sum(not (seen.answered or seen.deliveries or now >= seen.expiry) for seen in self.requests)
 
     def _read_worker(self, peer: bytes, message: Frames) -> None:
         now = self.world.clock.now()
@@ -303,10 +307,17 @@ class QueueWatch:
 
     def held_max(self) -> int:
         """How many requests it may hold at the most."""
-        had_their_turn = sum(bool(request.deliveries) and not request.answered for request in self.requests)
+        # Those whose worker turned out to be gone at once included: they come back to a queue that is full by then.
+        had_their_turn = sum(request.sent_at > 0 and not request.answered for request in self.requests)
         options = self.node.options
         # Each counts for 512 bytes at least (QueueOptions.queue_bytes_max).
         return min(options.queue_max, options.queue_bytes_max // 512) + had_their_turn + len(self.strangers)
+
+    def backlog(self) -> int:
+        """How many requests wait for their turn, those included that are not read before a worker is ready."""
+        front = self.node.driver.links["front"]
+        assert isinstance(front, SimLink)
+        return self._new() + sum(len(end.inbox) for end in front.sim.ends)
 
     def check_lost(self) -> None:
         """R3: nothing that was accepted is neither with a worker, nor waiting while none is ready."""
