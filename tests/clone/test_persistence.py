@@ -180,7 +180,7 @@ def test_a_damaged_log_is_refused_and_left_as_it_is(part, tmp_path):
     before = (tmp_path / "map").read_bytes()
     with pytest.raises(StoreError, match="damaged"):
         StoreFile(str(tmp_path / "map"), sequence=0)
-    assert (log.read_bytes(), (tmp_path / "map").read_bytes()) == (content, before)
+    assert (log.read_bytes(), (tmp_path / "map").read_bytes()) == (bytes(content), before)
 
 
 @pytest.mark.parametrize("lost", [0, 1, 5000, 10**9])
