@@ -37,6 +37,11 @@ def test_a_liveness_that_makes_no_sense_is_refused(liveness):
         Liveness(1, liveness)
 
 
+def test_a_liveness_that_no_lease_can_hold_is_refused():
+    with pytest.raises(ValueError, match=r"liveness must be at most 10\*\*9"):
+        Liveness(1.0, 10**400)
+
+
 # Backoff.
 
 

@@ -24,6 +24,8 @@ class Liveness:
             raise ValueError(f"heartbeat_interval must be a positive number of seconds, not {self.interval!r}")
         if self.liveness < 1:
             raise ValueError(f"liveness must be at least 1, not {self.liveness!r}")
+        if self.liveness > 10**9:
+            raise ValueError("liveness must be at most 10**9")
 
     @property
     def lease(self) -> float:

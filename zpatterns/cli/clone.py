@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -203,7 +202,7 @@ def _change_to_json(change: Change) -> dict[str, Any]:
 
 
 def _change_to_line(change: Change) -> bytes:
-    key = os.fsencode(change.key)
+    key = change.key.encode()
     return b"delete\t%b\n" % key if change.new is None else b"set\t%b\t%b\n" % (key, change.new)
 
 
