@@ -38,6 +38,7 @@ class BinaryStarWorld(DirectWorld):
         self.loses_one = draw.happens(0.3)
         self.quiet_seconds = (7 if self.loses_one else 2.5) * lease
         self.fault_seconds = lease * draw.between(2.0, 6.0)
+        self.heals_at = self.clock.now() + self.fault_seconds
         self.calls_left = draw.pick((5, 10, 30))
         self.ledger = Ledger(self)
         self.fence: FakeFence | None = None

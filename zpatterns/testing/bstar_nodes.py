@@ -107,7 +107,8 @@ class StarLane(SimLane):
     def _pause(self, behaviour: str, share: float) -> float:
         world = self.node.world
         if behaviour in world.active_behaviours and world.phase == "faults":
-            return world.lease * share * self.node.chance.random()
+            # To be slow is a fault, and ends with the others: an asking that is still on its way then arrives.
+            return min(world.lease * share * self.node.chance.random(), world.heals_at - world.clock.now())
         return 0.001 * self.node.chance.random()
 
 
