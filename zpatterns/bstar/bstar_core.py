@@ -194,7 +194,7 @@ class StarCore:
         """The fence renewed the lease of `epoch` for so many seconds from when it was asked, or (None) refused it."""
         self.look(now)
         if not self._fence.renewed(epoch, seconds):
-            self.step_down(now, "the fence gave the lease to the other node")
+            self.step_down(now, "the fence did not renew the lease")
 
     def lease_unanswered(self, epoch: int, now: float) -> None:
         """The fence did not answer a renewal: it is asked again, until the lease runs out."""
