@@ -7,11 +7,13 @@ from collections import deque
 import pytest
 
 from zpatterns.testing.driving import SimLink
+from zpatterns.testing.freelance import FreelanceWorld
+from zpatterns.testing.ledger import HandlerRun
 from zpatterns.testing.mdp import BACKLOG_MAX, MajordomoWorld
 from zpatterns.testing.mdp_nodes import BrokerNode
 from zpatterns.testing.mdp_observer import BrokerWatch, SeenRequest
 from zpatterns.testing.pirate import BACKLOG_MAX as PIRATE_BACKLOG_MAX
-from zpatterns.testing.pirate import SimplePirateWorld
+from zpatterns.testing.pirate import ParanoidPirateWorld, SimplePirateWorld
 from zpatterns.testing.pirate_observer import QueueWatch
 from zpatterns.testing.pirate_observer import SeenRequest as SeenPirateRequest
 
@@ -113,3 +115,34 @@ def test_a_request_whose_worker_turned_out_to_be_gone_may_be_one_more_than_a_ful
     watch.asked(back, [b"worker", b"", b"caller", b"", b"q:1"])
     watch.failed(back, [b"worker", b"", b"caller", b"", b"q:1"])
     assert watch.held_max() == limit + 1
+
+
+@pytest.mark.parametrize(("sent_again_at", "is_stale"), [(0.0, True), (1003.0, False)])
+def test_of_two_attempts_of_one_call_the_later_that_was_given_out_is_the_one_that_begins(sent_again_at, is_stale):
+    world = ParanoidPirateWorld(1, faults=frozenset())
+    world.build()
+    watch, worker = world.observer.watches[world.queues[0]], world.workers[0]
+    for envelope, sent_at in ((b"1", 1001.0), (b"2", sent_again_at), (b"3", 0.0)):
+        request = SeenPirateRequest([b"caller", envelope, b"", b"q:1"], 1000.0, 60.0)
+        request.sent_at = sent_at
+        watch.requests.append(request)
+    world.observer.stalls[worker] = 1002.0
+    world.observer.run_begins(worker, b"caller", [b"q:1"])
+    assert (world.violation is not None) is is_stale
+
+
+@pytest.mark.parametrize(
+    ("later", "runs", "is_breach"), [(0.0, 1, False), (0.6, 1, True), (0.6, 2, False), (0.0, 3, True)]
+)
+def test_a_server_that_is_not_connected_to_yet_need_not_be_asked_by_a_shotgun_client(later, runs, is_breach):
+    seed = 0
+    while True:
+        world = FreelanceWorld(seed, faults=frozenset())
+        world.build()
+        if len(world.servers) == 2 and world.model == "shotgun":
+            break
+        seed += 1
+    call = world.probe.ask()
+    call.started += later
+    call.runs = [HandlerRun(number, call, world.servers[0], call.started) for number in range(runs)]
+    assert (world.observer.calm_runs(call) != len(call.runs)) is is_breach

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from zpatterns.testing.ledger import Call
     from zpatterns.testing.serving import ServingNode
 
+CONNECTING = 0.5
+"""Seconds after which all are connected in a world without faults."""
+
 
 class SeenServer:
     """What one life of a client has heard of one server."""
@@ -53,6 +56,7 @@ class FreelanceObserver(CallObserver["FreelanceWorld"]):
 
     def __init__(self, world: FreelanceWorld) -> None:
         super().__init__(world)
+        self._began_at = world.clock.now()
         self._endpoints: dict[SimLink, str] = {}
         self._seen: dict[Node, dict[str, SeenServer]] = {}
         self._calls: dict[bytes, SeenCall] = {}
@@ -270,7 +274,12 @@ class FreelanceObserver(CallObserver["FreelanceWorld"]):
             self.world.violate("B1", f"{client.name} has {len(client.driver.links)} connections, the limit is {limit}")
 
     def calm_runs(self, call: Call) -> int | None:
-        return len(self.world.servers) if self.world.model == "shotgun" else 1
+        if self.world.model != "shotgun":
+            return 1
+        servers = len(self.world.servers)
+        # At the beginning, who has no connection yet when the first answer comes is not asked any more.
+        is_early = call.started < self._began_at + CONNECTING
+        return len(call.runs) if is_early and 0 < len(call.runs) < servers else servers
 
     def settled(self) -> None:
         super().settled()

@@ -349,11 +349,15 @@ class PirateObserver(BrokeredObserver["PirateWorld", QueueWatch]):
         stall_end = self.stalls.get(node)
         if stall_end is None or not self.world.is_paranoid:
             return
-        for watch in self.watches.values():
-            for request in watch.requests:
-                is_it = request.whole[0] == caller and request.whole[len(request.envelope) :] == frames
-                if is_it and request.sent_at < stall_end:
-                    self.world.violate("R4", f"{node.name} begins what it was sent before it stood still")
+        # Two attempts of one call look alike here: the later of those that were given out is the one.
+        given_out = [
+            request.sent_at
+            for watch in self.watches.values()
+            for request in watch.requests
+            if request.whole[0] == caller and request.whole[len(request.envelope) :] == frames and request.sent_at
+        ]
+        if given_out and max(given_out) < stall_end:
+            self.world.violate("R4", f"{node.name} begins what it was sent before it stood still")
 
     def measure(self) -> None:
         super().measure()
