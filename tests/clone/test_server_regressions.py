@@ -57,6 +57,19 @@ def test_stale_pending_updates_do_not_overwrite_newer_ones_at_failover():
     assert half.map == {b"a": b"newer"}
 
 
+def test_a_set_that_comes_after_what_followed_it_does_not_overwrite_that_at_failover():
+    """The active had published both, and they were on their way to the disk when the first of them came here too."""
+    half = following(durable=True)
+    updates = (kvpub(b"a", HAS + 1, HAS, b"stale", 1), kvpub(b"a", HAS + 2, HAS + 1, b"newer", 2))
+    half.give(*updates, port="peer-updates")
+    half.give(kvset(b"a", b"stale", 1), port="collector")
+    promoted(half)
+    while half.saves:
+        half.saved()
+    assert [frames[4] for frames in half.published()] == [b"stale", b"newer"], "as the active did"
+    assert half.map == {b"a": b"newer"}
+
+
 def test_a_deleted_key_does_not_come_back_at_failover():
     half = following(kvsync(b"a", HAS, b"old", 1))
     half.give(kvset(b"a", b"stale", 2), port="collector")

@@ -280,7 +280,7 @@ class PairedCloneCore(CloneServerCore):
             self._drops.add("invalid")
         elif len(frames[3]) + len(frames[4]) > self.options.value_max:
             self._drops.add("too-large")
-        elif frames[2] not in self._acks:
+        elif frames[2] not in self._acks and self._unanswered(frames[2]) is None:
             for _ in range(self._pending.add(frames[2], frames)):
                 self._drops.add("held-full")
 
