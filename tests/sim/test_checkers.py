@@ -6,6 +6,9 @@ from collections import deque
 
 import pytest
 
+from zpatterns.clone.wire import KeyValue
+from zpatterns.testing.clone import CloneWorld
+from zpatterns.testing.clone_pair_observer import ClonePairObserver
 from zpatterns.testing.driving import SimLink
 from zpatterns.testing.freelance import FreelanceWorld
 from zpatterns.testing.ledger import HandlerRun
@@ -146,3 +149,32 @@ def test_a_server_that_is_not_connected_to_yet_need_not_be_asked_by_a_shotgun_cl
     call.started += later
     call.runs = [HandlerRun(number, call, world.servers[0], call.started) for number in range(runs)]
     assert (world.observer.calm_runs(call) != len(call.runs)) is is_breach
+
+
+def calm_clone_pair() -> CloneWorld:
+    seed = 0
+    while True:
+        world = CloneWorld(seed, faults=frozenset())
+        world.build()
+        if world.is_pair:
+            return world
+        seed += 1
+
+
+@pytest.mark.parametrize(
+    ("last_read", "published", "is_breach"),
+    [(12, (11,), False), (12, (2000,), True), (11, (11,), False), (None, (2000,), False), (None, (11, 2000), True)],
+)
+def test_what_a_clone_half_followed_and_had_not_on_its_disk_may_come_again_as_it_was(last_read, published, is_breach):
+    """Under the sequence of the active before it overwrites nothing; under one of ours it would be the newest."""
+    world = calm_clone_pair()
+    observer, node = world.observer, world.halves[1]
+    assert isinstance(observer, ClonePairObserver)
+    half = observer._halves[node.name]
+    half.held[b"uuid"] = 1
+    if last_read is not None:
+        half.updated[b"k"] = 2, last_read
+    for sequence in published:
+        observer._check_held(node, half, KeyValue(b"k", sequence, b"uuid", b"", b"body"))
+    assert (world.violation is not None) is is_breach
+    assert world.violation is None or world.violation.promise == "C1"

@@ -39,8 +39,10 @@ class _Half:
         """When it read the last ZPHAVE that said something new, of which life of the other half, and what."""
         self.held: dict[bytes, int] = {}
         """By uuid: when it read a KVSET while it did not serve, in the order of all that it read."""
-        self.updated: dict[bytes, int] = {}
-        """By key: when it read the last KVPUB, in the same order."""
+        self.republished: set[bytes] = set()
+        """The uuids of those that it has published since it serves."""
+        self.updated: dict[bytes, tuple[int, int]] = {}
+        """By key: when it read the last KVPUB, in the same order, and its sequence."""
         self.reads = 0
         self.answered: set[int] = set()
         """The sequences that it has acknowledged."""
@@ -91,6 +93,7 @@ class ClonePairObserver(CloneObserver):
                 self._world.violate("C3", f"{server.name} serves with {ours}, and the other waits with more: {peer}")
         branch = History(parent, sequence)
         half.lineage = self._branches[server.name, server.core.epoch] = branch
+        half.republished.clear()
         self.histories.setdefault(server.name, []).append(branch)
         if not server.options.durable:
             half.holds = 0
@@ -174,7 +177,7 @@ class ClonePairObserver(CloneObserver):
         elif link.port == COLLECTOR and not node.pair.star.serving:
             half.held[frames[2]] = half.reads
         elif link.port == UPDATES and frames[0] != wire.HUGZ:
-            half.updated[frames[0]] = half.reads
+            half.updated[frames[0]] = half.reads, int.from_bytes(frames[1], "big")
 
     def _confirms(self, half: _Half, sequence: int, life: bytes, published: int) -> None:
         """It counts where it says more than before, or all there is; from one that fell behind only the latter."""
@@ -268,15 +271,20 @@ class ClonePairObserver(CloneObserver):
         self._record(node, branch, message.key, message.sequence, message.uuid, message.body, ttl, now)
 
     def _check_held(self, node: ClonePairNode, half: _Half, message: wire.KeyValue) -> None:
-        """A set that it kept while it was passive, and publishes now."""
-        held = half.held.pop(message.uuid, None)
+        """A set that it kept while it was passive, and publishes now. What it had followed and not written down comes
+        again too, under the sequence of the active before it: with that, it overwrites nothing."""
+        held = half.held.get(message.uuid)
         if held is None:
             return
         self._world.count("held.published")
+        if message.uuid in half.republished:
+            self._world.violate("C1", f"{node.name} publishes twice what it was sent once: {message}")
+        half.republished.add(message.uuid)
         made = None if half.lineage is None else half.lineage.made(message.uuid)
         if made is not None and half.known_from < made != message.sequence:
             self._world.violate("C1", f"{node.name} publishes what it has already: {message}")
-        if half.updated.get(message.key, -1) > held:
+        read, sequence = half.updated.get(message.key, (-1, -1))
+        if read > held and message.sequence > sequence:
             self._world.violate(
                 "C1", f"{node.name} publishes what is older than what it has read of the key: {message}"
             )
