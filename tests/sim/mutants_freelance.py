@@ -124,6 +124,12 @@ MUTANTS: Sequence[Mutant] = (
         "",
     ),
     _freelance(
+        "freelance-failover-keeps-connections-of-removed-servers",
+        FAILOVER,
+        "            self._close(connection)\n            if call is not None and call.endpoint == number",
+        "            if call is not None and call.endpoint == number",
+    ),
+    _freelance(
         "freelance-failover-takes-any-message",
         WIRE,
         "    return frames[1:] if len(frames) > 1 and not frames[0] else None\n",

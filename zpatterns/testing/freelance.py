@@ -168,10 +168,13 @@ class FreelanceClientNode(CallerNode):
         self.core: AddressedCore | ShotgunCore | FailoverCore
         self._is_blocking = self._is_blocking and world.model != "addressed"
         self.all: tuple[str, ...] = ()
+        # Those it was told to ask, as its caller knows them: the core's own list would agree with whatever it does.
+        self.told: set[str] = set()
 
     def boot(self) -> None:
         super().boot()
         self.all = self.core.endpoints
+        self.told = set(self.all)
         self.driver.call(self.core.start, self.driver.now())
 
     def more(self) -> Frames:
@@ -181,7 +184,11 @@ class FreelanceClientNode(CallerNode):
     def add_all(self) -> None:
         """Every server that was removed is added again."""
         for endpoint in self.all:
-            self.driver.call(self.core.add_server, endpoint, self.driver.now())
+            self._add(endpoint)
+
+    def _add(self, endpoint: str) -> None:
+        self.told.add(endpoint)
+        self.driver.call(self.core.add_server, endpoint, self.driver.now())
 
     def make_call(self) -> None:
         if "change" in self.world.active_behaviours and self.chance.happens(0.2):
@@ -190,11 +197,12 @@ class FreelanceClientNode(CallerNode):
 
     def _change(self) -> None:
         endpoint = self.chance.pick(self.all)
-        if endpoint not in self.core.endpoints:
-            self.driver.call(self.core.add_server, endpoint, self.driver.now())
-        elif len(self.core.endpoints) > 1:
+        if endpoint not in self.told:
+            self._add(endpoint)
+        elif len(self.told) > 1:
             self.world.note(self.name, "removes", endpoint)
             self.world.count("removed")
+            self.told.remove(endpoint)
             self.driver.call(self.core.remove_server, endpoint, self.driver.now())
             assert isinstance(self.world, FreelanceWorld)
             self.world.observer.removed(self, endpoint)

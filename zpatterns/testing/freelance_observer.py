@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zpatterns.core import Frames
+from zpatterns.sockets import Link
 from zpatterns.testing.direct import requests_max
 from zpatterns.testing.driving import SimLink
 from zpatterns.testing.judging import CallObserver
@@ -57,7 +58,7 @@ class FreelanceObserver(CallObserver["FreelanceWorld"]):
     def __init__(self, world: FreelanceWorld) -> None:
         super().__init__(world)
         self._began_at = world.clock.now()
-        self._endpoints: dict[SimLink, str] = {}
+        self._endpoints: dict[Link, str] = {}
         self._seen: dict[Node, dict[str, SeenServer]] = {}
         self._calls: dict[bytes, SeenCall] = {}
         self._controls: dict[SimLink, set[bytes]] = {}
@@ -74,6 +75,8 @@ class FreelanceObserver(CallObserver["FreelanceWorld"]):
         self._endpoints[link] = endpoint
         seen = self._seen[link.node]
         now = self.world.clock.now()
+        if endpoint not in link.node.told:  # type: ignore[attr-defined]
+            self.world.violate("R4", f"{link.node.name} connects to {endpoint}, which was removed")
         if endpoint not in seen:
             seen[endpoint] = SeenServer(now)
         seen[endpoint].opened_at = now
@@ -81,8 +84,10 @@ class FreelanceObserver(CallObserver["FreelanceWorld"]):
         if self.world.phase == "quiet" and self.world.model == "addressed":
             self.world.violate("L1", f"{link.node.name} connects to {endpoint} again, though nothing has happened")
 
-    def removed(self, node: Node, endpoint: str) -> None:
+    def removed(self, node: FreelanceClientNode, endpoint: str) -> None:
         """A client was told to forget a server: if it is added again, it is another one."""
+        if any(self._endpoints[link] == endpoint for link in node.driver.links.values()):
+            self.world.violate("R4", f"{node.name} keeps a connection to {endpoint}, which was removed")
         if endpoint in self._seen[node]:
             self._seen[node][endpoint].gap_end = self.world.clock.now()
         for call in self.world.ledger.open_calls:
@@ -112,7 +117,7 @@ class FreelanceObserver(CallObserver["FreelanceWorld"]):
             return
         _, token = parsed
         call = self.world.ledger.find(token)
-        if endpoint not in link.node.core.endpoints:  # type: ignore[attr-defined]
+        if endpoint not in link.node.told:  # type: ignore[attr-defined]
             self.world.violate("R4", f"{link.sim.name} asks {endpoint}, which was removed")
         if call is None:
             self.world.violate("R4", f"{link.sim.name} sends {frames}, which nobody asked for")
