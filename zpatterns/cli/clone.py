@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -184,10 +185,23 @@ def watch(subtree: str, connect: Sequence[str], as_json: bool, **options: Any) -
     the map is followed ('connected'), when it may be stale ('suspended'), and when no server is left ('lost').
     """
 
+    lock = threading.Lock()
+    early: list[CloneState] = []
+    is_watching = False
+
     def tell(state: CloneState) -> None:
-        click.echo(state.value, err=True)
+        # Who reads 'connected' may count on it that what changes from then on is printed.
+        with lock:
+            if is_watching:
+                click.echo(state.value, err=True)
+            else:
+                early.append(state)
 
     with _opened(connect, subtree, on_state=tell, **options) as client, client.watch() as changes:
+        with lock:
+            is_watching = True
+            for state in early:
+                click.echo(state.value, err=True)
         for change in changes:
             if as_json:
                 _print_json(_change_to_json(change))
