@@ -131,7 +131,7 @@ def test_a_socket_that_could_not_be_opened_is_opened_a_little_later():
 
 @pytest.mark.parametrize("ended_first", [False, True])
 def test_what_could_not_be_sent_is_let_go_with_its_call_and_the_socket_opened_all_the_same(ended_first):
-    """No sweep comes for a blocking client before its next call, which may be never."""
+    """No sweep comes for a blocking client before its next call, which may be never (seeds 2861, 10195 and 20679)."""
     client = shotgun()
     client.call(1, b"q:1")
     client.asked()
