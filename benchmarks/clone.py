@@ -6,7 +6,6 @@ import random
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import Row, Sample, Wanted, interleave, measure
 from benchmarks.processes import BenchmarkError, Child, Children
 from benchmarks.program import make_parser, run_rows
-from benchmarks.rows import OURS, PEER, RAW, Sizes
+from benchmarks.rows import OURS, PEER, RAW, ServerBench
 
 _RATIOS = ((OURS, RAW), (OURS, PEER))
 _SIZE = 64
@@ -29,23 +28,13 @@ ENDPOINT = "tcp://127.0.0.1:5556"
 """Where the Guide's server listens."""
 
 
-@dataclass(frozen=True, slots=True)
-class CloneBench:
+class CloneBench(ServerBench):
     """What the command line asks for."""
-
-    sizes: Sizes
-    peer: str | None = None
-    peer_endpoint: str = ENDPOINT
-
-    @property
-    def sides(self) -> tuple[str, ...]:
-        return (OURS, RAW, PEER) if self.peer else (OURS, RAW)
 
     def server(self, children: Children, side: str) -> tuple[Child, str]:
         """Start the server of a side; its endpoint too."""
         if side == PEER:
-            assert self.peer is not None
-            return children.listener(self.peer, self.peer_endpoint), self.peer_endpoint
+            return self.listening_peer(children)
         if side == OURS:
             return children.zpatterns("clone", "server", "--bind", "tcp://127.0.0.1:*")
         server = peer(children, "server", f"tcp://127.0.0.1:{three_ports()}")

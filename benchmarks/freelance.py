@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.common import Row, Sample, interleave, measure
 from benchmarks.processes import Child, Children
 from benchmarks.program import make_parser, run_rows
-from benchmarks.rows import OURS, PEER, RAW, Sizes
+from benchmarks.rows import OURS, PEER, RAW, ServerBench
 
 _RATIOS = ((OURS, RAW), (OURS, PEER))
 _SIZE = 64
@@ -23,23 +22,13 @@ ENDPOINT = "tcp://127.0.0.1:5555"
 """Where the Guide's server listens."""
 
 
-@dataclass(frozen=True, slots=True)
-class FreelanceBench:
+class FreelanceBench(ServerBench):
     """What the command line asks for."""
-
-    sizes: Sizes
-    peer: str | None = None
-    peer_endpoint: str = ENDPOINT
-
-    @property
-    def sides(self) -> tuple[str, ...]:
-        return (OURS, RAW, PEER) if self.peer else (OURS, RAW)
 
     def server(self, children: Children, side: str) -> tuple[Child, str]:
         """Start the server of a side; its endpoint too."""
         if side == PEER:
-            assert self.peer is not None
-            return children.listener(self.peer, self.peer_endpoint), self.peer_endpoint
+            return self.listening_peer(children)
         if side == OURS:
             ends = ("--bind", "tcp://127.0.0.1:*", "--identity", "server")
             return children.zpatterns("freelance", "server", "--concurrency", str(_IN_FLIGHT), *ends)

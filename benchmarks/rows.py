@@ -43,6 +43,24 @@ class Sizes:
     joins: int = 30
 
 
+@dataclass(frozen=True, slots=True)
+class ServerBench:
+    """What the command line of a benchmark of servers asks for."""
+
+    sizes: Sizes
+    peer: str | None
+    peer_endpoint: str
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        return (OURS, RAW, PEER) if self.peer else (OURS, RAW)
+
+    def listening_peer(self, children: Children) -> tuple[Child, str]:
+        """Start the peer; its endpoint too."""
+        assert self.peer is not None
+        return children.listener(self.peer, self.peer_endpoint), self.peer_endpoint
+
+
 QUICK = Sizes(
     rounds=1,
     requests=500,

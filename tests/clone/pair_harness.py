@@ -165,3 +165,11 @@ def promoted(half: Half) -> Half:
     half.request(b"ICANHAZ?", b"")
     assert half.state == "active"
     return half
+
+
+def zpset(key: bytes, body: bytes = b"v", number: int = 1, properties: bytes = b"") -> tuple[bytes, ...]:
+    return b"ZPSET", uuid(number), key, properties, body
+
+
+def zpack(number: int, code: bytes, sequence: int, client: bytes = b"C") -> list[bytes]:
+    return [client, b"ZPACK", uuid(number), code, seq(sequence)]

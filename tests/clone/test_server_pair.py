@@ -22,6 +22,8 @@ from tests.clone.pair_harness import (
     promoted,
     state,
     with_passive,
+    zpack,
+    zpset,
 )
 from tests.clone.server_harness import FIRST, kvset, seq, uuid
 from zpatterns.clone.events import CopyTaken, PassiveLags, PendingPublished
@@ -29,14 +31,6 @@ from zpatterns.core import Close, MessagesDropped, Open
 
 HAS = FIRST + 1000
 """What a passive half has after its copy."""
-
-
-def zpset(key: bytes, body: bytes = b"v", number: int = 1, properties: bytes = b"") -> tuple[bytes, ...]:
-    return b"ZPSET", uuid(number), key, properties, body
-
-
-def zpack(number: int, code: bytes, sequence: int, client: bytes = b"C") -> list[bytes]:
-    return [client, b"ZPACK", uuid(number), code, seq(sequence)]
 
 
 # A passive half.

@@ -19,21 +19,15 @@ from tests.clone.pair_harness import (
     promoted,
     state,
     with_passive,
+    zpack,
+    zpset,
 )
-from tests.clone.server_harness import seq, uuid
+from tests.clone.server_harness import seq
 from zpatterns.clone.events import PassiveLags
 from zpatterns.core import Open
 
 HAS = 6000
 """What a passive half has after its copy."""
-
-
-def zpset(key: bytes, number: int = 1) -> tuple[bytes, ...]:
-    return b"ZPSET", uuid(number), key, b"", b"v"
-
-
-def zpack(number: int, sequence: int) -> list[bytes]:
-    return [b"C", b"ZPACK", uuid(number), b"200", seq(sequence)]
 
 
 def test_states_that_come_over_ipc_come_from_this_machine_and_so_does_the_map():
@@ -51,7 +45,7 @@ def test_a_passive_half_that_says_the_same_again_and_again_is_waited_for_no_long
         half.hear_for(1.0, state(PASSIVE))
         half.request(b"ZPHAVE", seq(PROMOTED), LIFE, client=b"peer")
     assert len(half.events(PassiveLags)) == 1
-    assert half.request(*zpset(b"l", number=2)) == [zpack(2, PROMOTED + 2)], "nor is it for the next"
+    assert half.request(*zpset(b"l", number=2)) == [zpack(2, b"200", PROMOTED + 2)], "nor is it for the next"
     half.request(b"ZPHAVE", seq(PROMOTED + 2), LIFE, client=b"peer")
     assert half.request(*zpset(b"m", number=3)) == [], "now that it has all again"
 

@@ -84,7 +84,7 @@ def test_requests_that_come_back_to_a_full_queue_are_no_breach_of_its_limit(too_
         watch.asked(link, [worker, b"", b"MDPW01", b"\2", caller, b"", body])
     for number in range(2):
         watch.read(link, [b"worker%d" % number, b"", b"MDPW01", b"\5"])
-    setattr(broker.core, "held", [b"q:%d" % n for n in range(limit + 2 + too_many)])  # noqa: B010
+    vars(broker.core)["held"] = [b"q:%d" % n for n in range(limit + 2 + too_many)]
     for _ in range(6):
         world.observer.measure()
     assert (world.violation is not None) is too_many
