@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.sim.test_checkers import calm_clone_pair
+from zpatterns.clone.wire import KeyValue
 from zpatterns.testing.clone import CloneWorld
+from zpatterns.testing.clone_pair_observer import ClonePairObserver
 
 SEEDS = 1000
 CHUNK = 100
@@ -31,3 +34,20 @@ def test_the_worlds_have_all_in_them_that_they_are_made_for():
     for what in ("promotions", "copies", "held", "held.published"):  # of pairs
         assert counts[what], what
     assert {f"fault.{name}" for name in CloneWorld.fault_classes} <= counts.keys()
+
+
+@pytest.mark.parametrize(
+    ("is_collected", "sequence", "is_breach"), [(True, 2000, True), (True, 11, False), (False, 2000, False)]
+)
+def test_the_checker_sees_a_set_that_a_half_publishes_though_it_knows_that_the_active_has(
+    is_collected, sequence, is_breach
+):
+    """Under the sequence that it had, it is what was on its way to the disk; and who waits for a set may ask again."""
+    world = calm_clone_pair()
+    observer, node = world.observer, world.halves[1]
+    assert isinstance(observer, ClonePairObserver)
+    half = observer._halves[node.name]
+    half.seen[b"uuid"] = 11
+    half.collected |= {b"uuid"} if is_collected else set()
+    observer._check_late(node, half, KeyValue(b"k", sequence, b"uuid", b"", b"body"))
+    assert (world.violation is not None) is is_breach

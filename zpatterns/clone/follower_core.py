@@ -163,13 +163,12 @@ class Follower:
 
     def _on_update(self, message: wire.KeyValue, now: float) -> None:
         properties = wire.parse_properties(message.properties)
+        update = self._update(message, properties, now)
+        self._copier.published(update)
         previous = self._audit.previous(message.sequence, properties)
         if previous is None:
             self._drops.add("invalid")  # the next one, or HUGZ, will show that it is missing
-            return
-        update = self._update(message, properties, now)
-        self._copier.published(update)
-        if self.state is not FollowerState.FOLLOWING:
+        elif self.state is not FollowerState.FOLLOWING:
             self._keep(update, previous, now)
         elif update.sequence <= self.last:
             self._drops.add("stale")

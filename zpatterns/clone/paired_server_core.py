@@ -71,7 +71,8 @@ class PairedCloneCore(CloneServerCore):
         self._serves = False
         self._follower = Follower(self.options, rng, self._commands, self._drops, self)
         self._followed: tuple[Endpoints, tuple[int, bytes]] | None = None
-        self._pending = Pending(self.options.pending_max, self.options.pending_bytes_max)
+        limits = self.options
+        self._pending = Pending(limits.pending_max, limits.pending_bytes_max, limits.answers_max)
         self._acks_before: Answers = OrderedDict()  # those of the map that a copy is to replace
         self._told_have = 0  # the sequence of our last ZPHAVE
         # As active: the passive half that has a copy, how far that goes, and whose sets wait for it.
@@ -128,13 +129,17 @@ class PairedCloneCore(CloneServerCore):
             self.store.adopt(self._sequence)
         self._heartbeat_at = now
         self.store.expect_again()  # a change that was to replace one of them may be given up since
-        pending = self._pending.take()
+        pending = [frames for frames in self._pending.take() if not self._has_made(frames)]
         for frames in pending:
-            if frames[2] not in self._acks:
-                self._on_collected(frames, now)
+            super()._on_collected(frames, now)
         self._journal.pump()
         if pending:
             self._events.append(PendingPublished(len(pending)))
+
+    def _has_made(self, frames: Frames) -> bool:
+        """Whether the map has, or had, the set that this KVSET asks for."""
+        pair = self.store.get(frames[0])
+        return frames[2] in self._acks or (pair is not None and pair[2] == frames[2])
 
     def _sequence_of_promotion(self, now: float) -> int:
         """Above all that the active before us can have published, what we have not seen of it included."""
@@ -280,9 +285,15 @@ class PairedCloneCore(CloneServerCore):
             self._drops.add("invalid")
         elif len(frames[3]) + len(frames[4]) > self.options.value_max:
             self._drops.add("too-large")
-        elif frames[2] not in self._acks and self._unanswered(frames[2]) is None:
+        elif not self._has_made(frames):
             for _ in range(self._pending.add(frames[2], frames)):
                 self._drops.add("held-full")
+
+    def _on_collected(self, frames: Frames, now: float) -> None:
+        if len(frames) == 5 and self._pending.is_late(frames[2]):
+            self._drops.add("published-before")
+        else:
+            super()._on_collected(frames, now)
 
     def _turn_away(self, frames: Frames) -> None:
         received = wire.parse_zpset(frames[1:])

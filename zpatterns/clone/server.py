@@ -38,7 +38,8 @@ class CloneServer(Service):
     subtrees), `value_max` (bytes of properties and value): sets beyond them are refused, or dropped where nobody
     waits for an answer.
     `pending_max`, `pending_bytes_max`: changes that may wait for the disk. `answers_max`: sets whose answer is kept
-    for those who ask again. `joins_max`: snapshots at a time.
+    for those who ask again; and in a pair, changes of the active one that the other knows again. `joins_max`:
+    snapshots at a time.
     `peer`: as half of a pair (:class:`zpatterns.bstar.BinaryStar`), where the other half sends snapshots. One of ours
     says so itself; one of the Guide's does not.
     Errors: ValueError for values that make no sense; EndpointError for an address that is none; StoreError, at the

@@ -43,6 +43,10 @@ class _Half:
         """The uuids of those that it has published since it serves."""
         self.updated: dict[bytes, tuple[int, int]] = {}
         """By key: when it read the last KVPUB, in the same order, and its sequence."""
+        self.collected: set[bytes] = set()
+        """The uuids of all KVSETs that it read."""
+        self.seen: dict[bytes, int] = {}
+        """By uuid: the sequence of the KVPUB that it read, whether it could apply that or not."""
         self.reads = 0
         self.answered: set[int] = set()
         """The sequences that it has acknowledged."""
@@ -174,10 +178,13 @@ class ClonePairObserver(CloneObserver):
                 peer = half.heard[1]
                 if peer.state == star_wire.PASSIVE and confirmed[1] == peer.told.life:
                     self._confirms(half, confirmed[0], confirmed[1], node.core.store.sequence)
-        elif link.port == COLLECTOR and not node.pair.star.serving:
-            half.held[frames[2]] = half.reads
+        elif link.port == COLLECTOR:
+            half.collected.add(frames[2])
+            if not node.pair.star.serving:
+                half.held[frames[2]] = half.reads
         elif link.port == UPDATES and frames[0] != wire.HUGZ:
-            half.updated[frames[0]] = half.reads, int.from_bytes(frames[1], "big")
+            half.seen[frames[2]] = int.from_bytes(frames[1], "big")
+            half.updated[frames[0]] = half.reads, half.seen[frames[2]]
 
     def _confirms(self, half: _Half, sequence: int, life: bytes, published: int) -> None:
         """It counts where it says more than before, or all there is; from one that fell behind only the latter."""
@@ -257,6 +264,7 @@ class ClonePairObserver(CloneObserver):
             return
         self._published_at[node.name] = now
         branch = half.lineage
+        self._check_late(node, half, message)
         self._check_held(node, half, message)
         if node.options.durable:
             change = self._safe.get(node.name, {}).get(message.sequence)
@@ -269,6 +277,13 @@ class ClonePairObserver(CloneObserver):
             world.violate("C2", f"{node.name} publishes {message.sequence} after {branch.last}")
         ttl = wire.ttl_of(wire.parse_properties(message.properties))
         self._record(node, branch, message.key, message.sequence, message.uuid, message.body, ttl, now)
+
+    def _check_late(self, node: ClonePairNode, half: _Half, message: wire.KeyValue) -> None:
+        """It was sent this one itself, and knew that the active before it has published it. What it had followed and
+        not written down comes again, as in :meth:`_check_held`."""
+        seen = half.seen.get(message.uuid, message.sequence)
+        if message.uuid in half.collected and seen != message.sequence:
+            self._world.violate("C1", f"{node.name} publishes again what was published as {seen}: {message}")
 
     def _check_held(self, node: ClonePairNode, half: _Half, message: wire.KeyValue) -> None:
         """A set that it kept while it was passive, and publishes now. What it had followed and not written down comes
