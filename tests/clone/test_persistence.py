@@ -183,6 +183,20 @@ def test_a_damaged_log_is_refused_and_left_as_it_is(part, tmp_path):
     assert (log.read_bytes(), (tmp_path / "map").read_bytes()) == (bytes(content), before)
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_log_whose_file_was_emptied_or_lost_is_refused_and_left_as_it_is(is_there, tmp_path):
+    """SQLite takes it for what is left of another database, and deletes it."""
+    log = crashed(tmp_path)
+    content = log.read_bytes()
+    (tmp_path / "map").unlink()
+    if is_there:
+        (tmp_path / "map").touch()
+    with pytest.raises(StoreError, match="damaged"):
+        StoreFile(str(tmp_path / "map"), sequence=0)
+    assert log.read_bytes() == content
+    assert (tmp_path / "map").exists() == is_there
+
+
 @pytest.mark.parametrize("lost", [0, 1, 5000, 10**9])
 def test_a_log_that_was_cut_short_in_its_last_commit_is_none_the_worse(lost, tmp_path):
     """As a loss of power leaves it: that commit had not returned."""

@@ -81,7 +81,10 @@ class StoreFile:
         self._wall_ahead = (time.time_ns() / 1e9 if wall is None else wall) - time.monotonic()
         self._answers_max = answers_max
         try:
-            is_new = not os.path.exists(path) or not os.path.getsize(path)
+            is_new = not _size(path)
+            if is_new and _size(f"{path}-wal"):
+                # SQLite would delete the log, which may hold all that was ever committed.
+                raise self._damaged("there is nothing in it, and its log (the file with -wal behind its name) has more")
             self.kept = Kept(sequence, [], []) if is_new else self._read()
             self._db = self._open(is_new)
         except StoreError:
@@ -272,6 +275,11 @@ class Saver:
             except Exception as error:
                 problem = f"{type(error).__name__}: {error}"
             self._done(problem)
+
+
+def _size(path: str) -> int:
+    """Bytes of a file; 0 where there is none."""
+    return os.path.getsize(path) if os.path.exists(path) else 0
 
 
 def _is_sound(row: Row) -> bool:
