@@ -295,6 +295,12 @@ class TestClosing:
         assert time.monotonic() - began < 5.0
         assert all(thread.result() for thread in threads)
 
+    def test_a_callback_that_closes_does_not_wait_for_the_turn_that_called_it(self, caller):
+        began = time.monotonic()
+        caller.driver.submit(caller.driver.close)
+        assert time.monotonic() - began < 4  # else it waits five seconds, and then leaves the context open
+        until(lambda: caller.driver._own_context.closed, "the context was closed")
+
     def test_two_threads_may_close_at_once(self, caller, silent):
         caller.do(caller.core.connect, endpoint_of(silent))
         waiting = InThread(lambda: caller.ask(b"question", 60.0))

@@ -180,9 +180,14 @@ class BlockingDriver(Driver):
         finally:
             self._resign()
 
+    @property
+    def in_callback(self) -> bool:
+        """Whether this is called in the midst of a turn, in the thread that carries it out."""
+        return self._leader == threading.get_ident()
+
     def check_can_wait(self) -> None:
-        """Errors: RuntimeError in a callback, which runs in the midst of a turn and would wait for itself."""
-        if self._leader == threading.get_ident():
+        """Errors: RuntimeError in a callback, which would wait for itself."""
+        if self.in_callback:
             raise RuntimeError(
                 f"a callback of {self.telemetry.source} runs in the thread that does its work, and cannot wait for "
                 "that: have another thread do so"
@@ -221,7 +226,13 @@ class BlockingDriver(Driver):
         return waiter.ready()
 
     def close(self, linger: float = 0.0) -> None:
-        """Close every socket and the context. Threads that wait are woken; safe from any thread, and twice."""
+        """Close every socket and the context. Threads that wait are woken; safe from any thread, and twice.
+
+        In a callback it returns at once: the turn that called back has to end first.
+        """
+        if self.in_callback:
+            threading.Thread(target=self.close, args=(linger,), name="zpatterns-close", daemon=True).start()
+            return
 
         def shut() -> None:
             if not self.closed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -10,7 +11,7 @@ from tests.waiting import DEADLINE, until
 from zpatterns.clone import AsyncClone, Clone, CloneServer, CloneState
 from zpatterns.clone.replica_core import Change
 from zpatterns.clone.watches import Watch
-from zpatterns.errors import RequestTimeout
+from zpatterns.errors import ClosedError, RequestTimeout
 from zpatterns.testing import BackgroundReactor
 
 NOBODY = "tcp://127.0.0.1:1"
@@ -62,6 +63,24 @@ def test_what_waits_in_the_clients_own_thread_is_told_at_once_that_it_cannot():
             assert "/mine" not in client
 
 
+def test_a_client_may_be_closed_by_its_callback():
+    """It waited five seconds for itself, and left its context open."""
+    took: list[float] = []
+
+    def on_state(state: CloneState) -> None:
+        began = time.monotonic()
+        client.close()
+        took.append(time.monotonic() - began)
+
+    with BackgroundReactor("clone-server") as background:
+        server = background.start(CloneServer("tcp://127.0.0.1:*", heartbeat_interval=0.05))
+        client = Clone(server.endpoint, timeout=DEADLINE, on_state=on_state, heartbeat_interval=0.05)
+        with pytest.raises(ClosedError):
+            client.wait()
+        until(lambda: bool(took) and client._driver is not None and client._driver._own_context.closed, "it is closed")
+    assert took[0] < 4
+
+
 def test_waiting_again_and_again_for_a_server_that_is_not_there_leaves_nothing_behind():
     async def wait() -> int:
         client = AsyncClone(NOBODY)
@@ -87,6 +106,15 @@ def test_what_is_refused_is_told_the_limit(arguments, text):
     client = Clone(NOBODY)
     with pytest.raises(ValueError, match=text):
         client._set(*arguments)
+    client.close()
+
+
+@pytest.mark.parametrize("sequence", [None, 1.0, "1"])
+def test_a_comparison_with_no_sequence_is_refused(sequence):
+    """None, of a key that was not found, set it without comparing anything."""
+    client = Clone(NOBODY)
+    with pytest.raises(TypeError, match="a sequence is an int"):
+        client.compare_and_set("k", b"v", sequence)
     client.close()
 
 

@@ -77,7 +77,7 @@ class AsyncClone(SharedMap, AsyncCalls):
         Errors: also CompareFailed; RemoteError with code 501 at a server that is not ours.
         """
         self._open()
-        return sequence_of(await self._answer(self._set(key, value, ttl, timeout, sequence)))
+        return sequence_of(await self._answer(self._compare_and_set(key, value, ttl, timeout, sequence)))
 
     def post(self, key: str, value: bytes | None, ttl: float | None = None) -> None:
         """Set `key`, or with None delete it, and do not wait: for speed. It may be lost, and nobody will know."""
@@ -183,7 +183,7 @@ class Clone(SharedMap, BlockingCalls):
         self, key: str, value: bytes, sequence: int, ttl: float | None = None, *, timeout: float | None = None
     ) -> int:
         """Set `key` if it was last changed under `sequence`. See :meth:`AsyncClone.compare_and_set`."""
-        return self._outcome(self._set(key, value, ttl, timeout, sequence), timeout)
+        return self._outcome(self._compare_and_set(key, value, ttl, timeout, sequence), timeout)
 
     def post(self, key: str, value: bytes | None, ttl: float | None = None) -> None:
         """Set `key`, or with None delete it, and do not wait. See :meth:`AsyncClone.post`."""
@@ -213,9 +213,8 @@ class Clone(SharedMap, BlockingCalls):
         self._watches.close()
         with self._changed_state:
             self._changed_state.notify_all()
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(PATIENCE)
+        if self._thread is not None and self._driver is not None and not self._driver.in_callback:
+            self._thread.join(PATIENCE)
 
     def __enter__(self) -> Self:
         try:

@@ -167,6 +167,13 @@ class SharedMap(Calls):
         name, body, seconds = self._key(key), checked_value(value), whole_ttl(ttl)
         return self._begin(name, body, seconds, timeout, sequence)
 
+    def _compare_and_set(
+        self, key: str, value: bytes, ttl: float | None, timeout: float | None, sequence: int
+    ) -> Start:
+        if not isinstance(sequence, int):  # with None nothing would be compared
+            raise TypeError(f"a sequence is an int, 0 for a key that is not there, not {sequence!r}")
+        return self._set(key, value, ttl, timeout, sequence)
+
     def _delete(self, key: str, timeout: float | None) -> Start:
         return self._begin(self._key(key), b"", 0, timeout, None)
 
