@@ -130,14 +130,14 @@ MUTANTS: Sequence[Mutant] = (
     _clone(
         "clone-loser-goes-on-with-its-own-map",
         PAIRED,
-        "        era = Era(*self._followed[1], store.sequence, store)\n",
-        "        era = Era(*self._followed[1], store.sequence, self.store)\n",
+        "        era = Era(*self._followed[1], store.sequence, store, acks)\n",
+        "        era = Era(*self._followed[1], store.sequence, self.store, acks)\n",
     ),
     _clone(
         "clone-set-of-the-active-before-is-made-again",
         PAIRED,
-        "        self._remember(update.uuid, wire.OK, update.sequence)\n\n    def follow",
-        "        pass\n\n    def follow",
+        "            self._remember(update.uuid, wire.OK, update.sequence)\n",
+        "            pass\n",
     ),
     _clone(
         "clone-stepping-down-forgets-what-was-made",

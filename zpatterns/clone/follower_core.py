@@ -7,6 +7,7 @@ comes meanwhile, and notices what it has missed as clients do (:mod:`zpatterns.c
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from zpatterns.clone import wire
@@ -59,14 +60,12 @@ class Copier(Protocol):
     def published(self, update: Update) -> None:
         """The active has published it; whether it can be applied yet or not."""
 
-    def has(self, update: Update) -> None:
-        """The whole copy that comes next has this one."""
-
     def follow(self, update: Update) -> None:
         """The next change of the map."""
 
-    def copied(self, store: Store, now: float) -> None:
-        """A whole copy; what is followed from here on comes after it."""
+    def copied(self, store: Store, acks: Sequence[tuple[bytes, int]], now: float) -> None:
+        """A whole copy; what is followed from here on comes after it. `acks`: uuids and sequences of what it has of
+        what was published meanwhile."""
 
 
 class Follower:
@@ -230,8 +229,8 @@ class Follower:
             return
         fresh = self._fresh
         fresh.adopt(sequence)
-        for update in sorted(self._kept.values(), key=_sequence_of):
-            self._copier.has(update)
+        kept = sorted(self._kept.values(), key=_sequence_of)
+        for update in kept:
             if update.sequence > sequence:
                 put(fresh, update)
         self.last = max(sequence, self._kept_last)
@@ -241,7 +240,7 @@ class Follower:
         self._backoff.reset()
         self.copies += 1
         self._begin_to_keep()
-        self._copier.copied(fresh, now)
+        self._copier.copied(fresh, [(update.uuid, update.sequence) for update in kept], now)
 
     # Time.
 

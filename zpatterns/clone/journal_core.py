@@ -23,6 +23,7 @@ class Journal:
         self._events = events
         self._writing: list[Change | Era] = []
         self._waiting: deque[Change | Era] = deque()
+        self._writes_void = False  # a copy that comes after what is being written is the map already
         self._again_at: float | None = None
         self.bytes = 0
         self.keys: dict[bytes, Change] = {}
@@ -58,8 +59,12 @@ class Journal:
         self._commands.append(Save(list(self._writing)))
 
     def saved(self) -> list[Change | Era]:
-        """The group is on disk for good. Returns it; :meth:`done` is to be called for each change."""
+        """The group is on disk for good. Returns it, unless it was superseded; :meth:`done` is to be called for each
+        change."""
         group, self._writing = self._writing, []
+        if self._writes_void:
+            self._writes_void = False
+            return []
         return group
 
     def done(self, change: Change) -> None:
@@ -76,13 +81,35 @@ class Journal:
         self._again_at = now + SAVE_AGAIN
 
     def forget_waiting(self) -> int:
-        """What is being written will be; what comes after it is not written. Returns its last sequence."""
-        self._waiting.clear()
-        changes = [change for change in self._writing if isinstance(change, Change)]
+        """What is being written will be; of what comes after it only the copy that the map is already. Returns the last
+        sequence of what is written and not superseded."""
+        copy = self.copy
+        self._waiting = deque([copy] if copy is not None and copy in self._waiting else [])
+        changes = self._recount()
+        return changes[-1].sequence if changes else 0
+
+    def supersede(self, copy: Era) -> list[Change]:
+        """The map is that `copy` from now on. What is to be written before it counts no more, and is returned."""
+        if copy not in self._waiting:
+            return []
+        before = self._changes()
+        self._writes_void = True
+        while self._waiting[0] is not copy:
+            self._waiting.popleft()
+        after = set(self._recount())
+        return [change for change in before if change not in after]
+
+    def _changes(self) -> list[Change]:
+        """Those that are on their way to the map."""
+        entries = self._waiting if self._writes_void else (*self._writing, *self._waiting)
+        return [change for change in entries if isinstance(change, Change)]
+
+    def _recount(self) -> list[Change]:
+        changes = self._changes()
         self.bytes = sum(change.size for change in changes)
         self.keys = {change.key: change for change in changes}
         self.unanswered = {change.uuid: change for change in changes if change.keeps_answer}
-        return changes[-1].sequence if changes else 0
+        return changes
 
     @property
     def copy(self) -> Era | None:
@@ -100,7 +127,7 @@ class Journal:
 
     def check_invariants(self, published: int) -> None:
         """`published`: the last sequence of the map. For tests."""
-        changes = [change for change in (*self._writing, *self._waiting) if isinstance(change, Change)]
+        changes = self._changes()
         sequences = [change.sequence for change in changes]
         assert sequences == sorted(set(sequences))
         assert not changes or published < sequences[0] or len(changes) < len(self), "published before it was saved"

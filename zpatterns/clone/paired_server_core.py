@@ -7,7 +7,7 @@ follows the active one, keeps what clients sent to both and the active has not p
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
 from zpatterns.clone import wire
@@ -15,7 +15,7 @@ from zpatterns.clone.client_state import Endpoints
 from zpatterns.clone.events import CopyTaken, PassiveLags, PendingPublished
 from zpatterns.clone.follower_core import REQUESTS, UPDATES, Follower, Update, put
 from zpatterns.clone.pending_core import Pending
-from zpatterns.clone.server_core import Answers, CloneServerCore, Waiting
+from zpatterns.clone.server_core import CloneServerCore, Waiting
 from zpatterns.clone.server_state import COLLECTOR, SNAPSHOT, Change, Era, ServerOptions, ServerStatistics
 from zpatterns.clone.store import Store
 from zpatterns.core import Frames, PortId, Rng, SendFailure, Subscribe
@@ -73,7 +73,6 @@ class PairedCloneCore(CloneServerCore):
         self._followed: tuple[Endpoints, tuple[int, bytes]] | None = None
         limits = self.options
         self._pending = Pending(limits.pending_max, limits.pending_bytes_max, limits.answers_max)
-        self._acks_before: Answers = OrderedDict()  # those of the map that a copy is to replace
         self._told_have = 0  # the sequence of our last ZPHAVE
         # As active: the passive half that has a copy, how far that goes, and whose sets wait for it.
         self._passive: bytes | None = None
@@ -116,9 +115,6 @@ class PairedCloneCore(CloneServerCore):
         copy = self._journal.copy
         if copy is not None:
             self._begin_era(copy)  # it is whole, and the disk will have it before anything is published
-        if not self.has_copy:
-            self._acks = self._acks_before  # what was followed since is not in what we hold
-        self._acks_before = OrderedDict()
         self._serves = self.has_copy = True
         self._source = self.epoch, self._life
         self.instance = b"%016x" % self._rng.getrandbits(64)
@@ -180,7 +176,6 @@ class PairedCloneCore(CloneServerCore):
                 # the other one come back with nothing, it is better than that.
                 self.has_copy = False
                 self._pending.clear()
-                self._acks_before, self._acks = self._acks_before or self._acks, OrderedDict()
             self._followed = endpoints, source
             self._told_have = 0
             self._follower.begin(endpoints, now)
@@ -199,10 +194,6 @@ class PairedCloneCore(CloneServerCore):
         """Follower: the active has published it."""
         self._pending.published(update.uuid, update.key)
 
-    def has(self, update: Update) -> None:
-        """Follower: what is copied next has it."""
-        self._remember(update.uuid, wire.OK, update.sequence)
-
     def follow(self, update: Update) -> None:
         """Follower: the next change of the map."""
         self._sequence = update.sequence
@@ -210,15 +201,15 @@ class PairedCloneCore(CloneServerCore):
             self._journal.add(Change(*update, client=None, is_followed=True))
         else:
             put(self.store, update)
-            self.has(update)
+            self._remember(update.uuid, wire.OK, update.sequence)
 
-    def copied(self, store: Store, now: float) -> None:
+    def copied(self, store: Store, acks: Sequence[tuple[bytes, int]], now: float) -> None:
         """Follower: a whole copy."""
         assert self._followed is not None
         self._sequence = store.sequence
         # What of it the copy has already, nobody can tell; it may be older than what is there.
         self._pending.clear()
-        era = Era(*self._followed[1], store.sequence, store)
+        era = Era(*self._followed[1], store.sequence, store, acks)
         if self.options.durable:
             self._journal.add(era)
         else:
@@ -228,11 +219,16 @@ class PairedCloneCore(CloneServerCore):
         """It is on disk, where there is one."""
         if era.store is not None and not era.begun:
             era.begun = True
+            acks = [(change.uuid, change.sequence) for change in self._journal.supersede(era)]
+            if not self.has_copy:
+                self._acks, acks = OrderedDict(), []  # those of another map
+            for uuid, sequence in (*acks, *era.acks):
+                self._remember(uuid, wire.OK, sequence)
             self._snapshots.clear(era.store)
             self.store = era.store
-            self._acks_before = OrderedDict()
-            self.has_copy = True
             self._source = era.epoch, era.life
+            # Another than this one may be followed by now.
+            self.has_copy = self._followed is None or self._followed[1] == self._source
             self._events.append(CopyTaken(len(era.store), era.sequence, era.epoch))
         elif self._serves and era.store is None:
             self.store.adopt(era.sequence)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -113,16 +113,24 @@ class SaveFailed(Event):
 
 class Era:
     """From here on the map is that of the active of `epoch`, in that `life` of it, as far as `sequence`; with `store`
-    it is this one, whole, in the place of the one before."""
+    it is this one, whole, in the place of the one before. `acks`: uuids and sequences of sets that `store` has."""
 
-    __slots__ = ("begun", "epoch", "life", "sequence", "store", "view")
+    __slots__ = ("acks", "begun", "epoch", "life", "sequence", "store", "view")
 
-    def __init__(self, epoch: int, life: bytes, sequence: int, store: Store | None = None) -> None:
+    def __init__(
+        self,
+        epoch: int,
+        life: bytes,
+        sequence: int,
+        store: Store | None = None,
+        acks: Sequence[tuple[bytes, int]] = (),
+    ) -> None:
         self.epoch = epoch
         self.life = life
         self.sequence = sequence
         self.store = store
         self.view = None if store is None else store.view()
+        self.acks = acks
         self.begun = False
 
 
