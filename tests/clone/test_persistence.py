@@ -3,12 +3,15 @@ publishes and answers nothing that is not on disk."""
 
 from __future__ import annotations
 
+import errno
 import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from tests.clone.server_harness import NO_TTL, ServerHarness, kvset, seq, uuid, zpack, zpset
+from zpatterns.clone import persistence
 from zpatterns.clone.persistence import StoreFile
 from zpatterns.clone.server_state import Change, Era, SaveFailed
 from zpatterns.clone.store import Store
@@ -137,6 +140,21 @@ def test_a_file_in_use_is_refused(tmp_path):
     with pytest.raises(StoreError, match="in use"):
         StoreFile(path, sequence=100)
     file.close()
+
+
+def test_a_file_that_may_not_be_written_is_refused_in_words_and_nothing_is_put_beside_it(tmp_path, monkeypatch):
+    """SQLite said 'disk I/O error', and left an empty log and its index behind."""
+
+    def open_as_another_user(path: str, mode: str) -> IO[bytes]:
+        if "+" in mode:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return open(path, mode)
+
+    filled(tmp_path / "map")
+    monkeypatch.setattr(persistence, "open", open_as_another_user, raising=False)
+    with pytest.raises(StoreError, match="Permission denied"):
+        StoreFile(str(tmp_path / "map"), sequence=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["map"]
 
 
 @pytest.mark.parametrize("place", [0, 10, 20, 70, 2000, 9000, 20_000, -1000, -10])

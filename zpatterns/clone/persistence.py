@@ -101,7 +101,7 @@ class StoreFile:
 
     def _read(self) -> Kept:
         """All that is in the file, checked, through a connection that cannot write."""
-        with open(self.path, "rb") as file:
+        with open(self.path, "r+b") as file:  # SQLite calls it an I/O error where it may not be written
             header = file.read(100)
         if header[:16] != _HEADER:
             raise self._damaged("it is no SQLite database")
