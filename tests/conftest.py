@@ -8,7 +8,8 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +29,23 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if not any(entry.value == PLUGIN for entry in importlib.metadata.entry_points(group="pytest11")):
         os.environ["PYTEST_PLUGINS"] = PLUGIN
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Import a share of the test modules before the others, a different one in each worker of pytest-xdist.
+
+    In a fresh clone pytest has to rewrite the assertions of each module, which takes longer than all other collecting,
+    and each worker needs them all. So each writes the cache of its share, and finds there what the others wrote.
+    """
+    share = getattr(session.config, "workerinput", None)
+    if share is None or not all(Path(argument).is_dir() for argument in session.config.args):
+        return
+    paths = {path for argument in session.config.args for path in Path(argument).rglob("test_*.py")}
+    in_order = sorted(paths, key=lambda path: (path.stat().st_size, path))
+    for path in in_order[int(share["workerid"].removeprefix("gw")) :: share["workercount"]]:
+        # A module that cannot be imported is reported when it is collected.
+        with suppress(Exception):
+            assert pytest.Module.from_parent(session, path=path.absolute()).obj
 
 
 def pytest_collection_finish() -> None:
