@@ -479,6 +479,27 @@ class TestStopping:
             for number, handler in zip(numbers, before, strict=True):
                 signal.signal(number, handler)
 
+    @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12: it has threads, and forks
+    def test_a_signal_for_a_forked_child_ends_the_child_and_not_its_parents_run(self):
+        """A handler that used a multiprocessing.Pool, which is ended by SIGTERM, stopped the worker that it ran in."""
+
+        async def main():
+            reactor = Reactor()
+            serving = asyncio.create_task(reactor.serve())
+            await asyncio.sleep(0)
+            child = os.fork()
+            if not child:
+                os.kill(os.getpid(), signal.SIGTERM)
+                os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert not serving.done()
+            os.kill(os.getpid(), signal.SIGTERM)
+            await serving
+
+        run(main())
+
 
 def test_the_driver_in_a_thread_ends_with_its_loop():
     driven = OnReactor(EchoCore())

@@ -298,6 +298,7 @@ class TestForks:
         assert result.stdout.decode().splitlines() == [
             "client.request: ForkedError",
             "client.stream: ForkedError",
+            "the parent's stream: ForkedError",
             "client.has_service: ForkedError",
             "client.close: ForkedError",
             "caller.request: ForkedError",
@@ -308,6 +309,7 @@ class TestForks:
             "worker.stop: ForkedError",
             "a new client in the child: [b'hello']",
             "the parent's own client: [b'hello']",
+            "the parent's own stream: [b'2']",
         ]
         assert result.returncode == 0
 
@@ -321,10 +323,18 @@ from zpatterns.testing import BackgroundReactor
 background = BackgroundReactor()
 broker = background.start(Broker("tcp://127.0.0.1:*"))
 worker = background.start(Worker(broker.endpoint, service="echo"))
+
+def count(request):
+    yield b"1"
+    yield b"2"
+
+background.start(Worker(broker.endpoint, service="count", handler=count))
 client = Client(broker.endpoint)
 assert client.request("echo", b"hello") == [b"hello"]
 caller = AsyncClient(broker.endpoint)
 background.run(caller.request("echo", b"hello"))
+parts = client.stream("count")
+assert next(parts) == [b"1"]
 
 def attempt(name, work):
     try:
@@ -339,6 +349,7 @@ child = os.fork()
 if not child:
     attempt("client.request", lambda: client.request("echo", b"hello"))
     attempt("client.stream", lambda: list(client.stream("echo", b"hello")))
+    attempt("the parent's stream", lambda: next(parts))
     attempt("client.has_service", lambda: client.has_service("echo"))
     attempt("client.close", client.close)
     attempt("caller.request", lambda: caller.request("echo", b"hello"))
@@ -353,6 +364,7 @@ if not child:
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
 print("the parent's own client:", client.request("echo", b"hello"), flush=True)
+print("the parent's own stream:", next(parts), flush=True)
 client.close()
 background.run(caller.close())
 background.close()

@@ -8,6 +8,7 @@ core is told of a call by whatever the client has it started with, and says what
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import threading
 from collections import deque
@@ -17,7 +18,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeAlias
 
 from zpatterns.blocking import BlockingDriver, Waiter
 from zpatterns.core import Command, Core, Deliver, Event, Fail, Frames
-from zpatterns.errors import ClosedError
+from zpatterns.errors import ClosedError, ForkedError
 from zpatterns.reactor import Reactor, ReactorDriver
 from zpatterns.sockets import ProcessGuard, SocketSettings
 from zpatterns.telemetry import Telemetry
@@ -305,6 +306,7 @@ class BlockingCalls(Calls):
         driver = self._open()
         try:
             while True:
+                self._process.check()
                 part, last = self._next(call)
                 if last:
                     if not _is_end(part):
@@ -333,7 +335,9 @@ class BlockingCalls(Calls):
         del self._calls[call.number]
         driver = self._driver
         if not call.over and driver is not None and not self._closed:
-            driver.submit(lambda: driver.call(self._core.cancel_call, call.number, driver.now()))
+            with contextlib.suppress(ForkedError):  # the call is the parent's: not the child's to cancel
+                self._process.check()
+                driver.submit(lambda: driver.call(self._core.cancel_call, call.number, driver.now()))
 
     def _on_command(self, command: Command) -> None:
         if not isinstance(command, Deliver | Fail):

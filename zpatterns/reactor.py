@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import threading
 import weakref
@@ -135,6 +136,24 @@ class ReactorDriver(Driver):
                 if not link.scheduled:
                     self._guarded_drain(link)
         self._guarded_timer()
+
+
+_replaced: list[dict[int, Any]] = []
+"""The signal handlers in whose place a run of this process has put its own, the latest run's last."""
+
+
+def _forget_signals() -> None:
+    """What a forked child, such as a process pool's, is told by a signal is not for its parent's loop, with which it
+    shares the descriptor that signals wake."""
+    if _replaced:
+        signal.set_wakeup_fd(-1)
+    while _replaced:
+        for number, handler in _replaced.pop().items():
+            signal.signal(number, handler)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forget_signals)
 
 
 class _Run:
@@ -309,6 +328,7 @@ class Reactor:
                 loop.add_signal_handler(number, run.on_signal)
             except NotImplementedError:  # Windows
                 signal.signal(number, lambda *_: loop.call_soon_threadsafe(run.on_signal))
+        _replaced.append(before)
         try:
             yield
         finally:
@@ -316,6 +336,8 @@ class Reactor:
                 with contextlib.suppress(NotImplementedError):
                     loop.remove_signal_handler(number)
                 signal.signal(number, before[number])
+            with contextlib.suppress(ValueError):  # a forked child that comes here has forgotten it
+                _replaced.remove(before)
 
 
 async def _unless(event: asyncio.Event, work: Awaitable[None]) -> bool:
