@@ -138,7 +138,7 @@ class ReactorDriver(Driver):
         self._guarded_timer()
 
 
-_replaced: list[dict[int, Any]] = []
+_replaced: list[dict[signal.Signals, Any]] = []
 """The signal handlers in whose place a run of this process has put its own, the latest run's last."""
 
 
@@ -322,7 +322,7 @@ class Reactor:
             return
         loop = run.loop
         taken = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.getsignal(number) for number in taken}
+        before: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in taken}
         for number in taken:
             try:
                 loop.add_signal_handler(number, run.on_signal)
