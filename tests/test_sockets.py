@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -150,6 +150,15 @@ class TestEndpoints:
         until(server.events, "the message")
         assert server.receive(10)[0][1:] == [b"ball"]
         assert failures == []
+
+    @pytest.mark.parametrize(("host", "is_wanted"), [("127.0.0.1", 0), ("localhost", 0), ("[::1]", 1)])
+    def test_an_address_of_ipv6_is_one_for_libzmq_too(self, make, host, is_wanted):
+        """It could not be bound, and what connected to it waited for ever."""
+        server, client = make(SocketKind.ROUTER), make(SocketKind.DEALER)
+        with suppress(EndpointError):  # where there is no IPv6
+            server.bind(f"tcp://{host}:*")
+        client.connect(f"tcp://{host}:1")
+        assert [link.poll_item().getsockopt(zmq.IPV6) for link in (server, client)] == [is_wanted, is_wanted]
 
 
 def test_a_socket_that_cannot_be_opened_is_an_error_of_ours():

@@ -232,6 +232,7 @@ class Link:
         """Bind and return the endpoint that others can connect to, with the real port."""
         check_endpoint(endpoint, bind=True)
         try:
+            self._allow_ipv6(endpoint)
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
             raise EndpointError(
@@ -248,9 +249,15 @@ class Link:
         try:
             if peer_id:
                 self._socket.setsockopt(zmq.CONNECT_ROUTING_ID, peer_id)
+            self._allow_ipv6(endpoint)
             self._socket.connect(endpoint)
         except zmq.ZMQError as error:
             raise EndpointError(f"cannot connect to {endpoint!r}: {error.strerror}", endpoint=endpoint) from error
+
+    def _allow_ipv6(self, endpoint: str) -> None:
+        # Not for all: names would then be looked up otherwise, and '*' be another address.
+        if endpoint.startswith("tcp://["):
+            self._socket.setsockopt(zmq.IPV6, 1)
 
     def subscribe(self, prefix: bytes) -> None:
         self._socket.setsockopt(zmq.SUBSCRIBE, prefix)
