@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import itertools
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
@@ -17,28 +18,29 @@ class Owner(Protocol):
     incarnation: int
     paused_at: float | None
 
-    def missed(self, timer: Timer) -> None:
-        """The timer is not called, for one of these reasons: it is the owner's to keep or to forget."""
+    def missed(self, entry: Entry, life: int) -> None:
+        """The entry of that life is not called, for one of these reasons: it is the owner's to keep or to forget."""
 
 
-class Timer:
+Entry: TypeAlias = list[Any]
+"""What is due, as it stands in the heap: when, a number that no other has, the callback or None, its arguments, its
+owner or None, and that one's incarnation. A list costs a quarter of what an object with these attributes does."""
+
+
+class Timer(Entry):
     """One callback that is due, as :meth:`FakeClock.call_at` returns it."""
 
-    __slots__ = ("args", "callback", "life", "owner", "when")
-
-    def __init__(
-        self, when: float, callback: Callable[..., object], args: tuple[Any, ...], owner: Owner | None, life: int
-    ) -> None:
-        self.when = when
-        self.callback: Callable[..., object] | None = callback
-        self.args = args
-        self.owner = owner
-        self.life = life
+    __slots__ = ()
 
     def cancel(self) -> None:
         """It is not called any more. Twice is once."""
-        self.callback = None
-        self.args = ()
+        cancel(self)
+
+
+def cancel(entry: Entry) -> None:
+    """:meth:`Timer.cancel`, for whoever has the bare entry."""
+    entry[2] = None
+    entry[3] = ()
 
 
 class FakeClock:
@@ -48,14 +50,14 @@ class FakeClock:
     asked for.
     """
 
-    __slots__ = ("_asked", "_halted", "_heap", "time")
+    __slots__ = ("_halted", "_heap", "_number", "time")
 
     def __init__(self, start: float = 1000.0) -> None:
         self.time = start
         """What :meth:`now` says, for those who look at every message."""
-        self._asked = 0
+        self._number = itertools.count(1).__next__
         self._halted = False
-        self._heap: list[tuple[float, int, Timer]] = []
+        self._heap: list[Entry] = []
 
     def now(self) -> float:
         """Seconds; never less than before."""
@@ -63,15 +65,28 @@ class FakeClock:
 
     def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Timer:
         """Call `callback` once the clock comes to `when`, in seconds; at the next step if that is past."""
-        timer = Timer(when, callback, args, None, 0)
-        self._asked += 1
-        heapq.heappush(self._heap, (when, self._asked, timer))
+        timer = Timer((when, self._number(), callback, args, None, 0))
+        heapq.heappush(self._heap, timer)
         return timer
 
-    def add(self, timer: Timer) -> None:
-        """:meth:`call_at` for a timer that somebody else has made, such as one with an owner."""
-        self._asked += 1
-        heapq.heappush(self._heap, (timer.when, self._asked, timer))
+    def call_for(self, owner: Owner, when: float, callback: Callable[..., object], args: tuple[Any, ...]) -> Timer:
+        """:meth:`call_at`, but only in the life that `owner` has now, and not while it is stopped."""
+        timer = Timer((when, self._number(), callback, args, owner, owner.incarnation))
+        heapq.heappush(self._heap, timer)
+        return timer
+
+    def put(
+        self, when: float, callback: Callable[..., object], args: tuple[Any, ...], owner: Owner | None = None
+    ) -> Entry:
+        """:meth:`call_at` or :meth:`call_for`, for those who call it for every message."""
+        entry = [when, self._number(), callback, args, owner, 0 if owner is None else owner.incarnation]
+        heapq.heappush(self._heap, entry)
+        return entry
+
+    def put_back(self, entry: Entry, when: float) -> None:
+        """What its owner has missed is due again, at `when`."""
+        entry[0], entry[1] = when, self._number()
+        heapq.heappush(self._heap, entry)
 
     def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Timer:
         """:meth:`call_at`, `delay` seconds from now."""
@@ -89,20 +104,17 @@ class FakeClock:
         """:meth:`advance` to an absolute time, with no more than `limit` callbacks. Returns how many there were."""
         heap, pop = self._heap, heapq.heappop
         called = 0
-        while heap and heap[0][0] <= when and not self._halted and called != limit:
-            due, _, timer = pop(heap)
-            callback = timer.callback
+        while heap and heap[0][0] <= when and called != limit and not self._halted:
+            due, _, callback, args, owner, life = entry = pop(heap)
             if callback is None:
                 continue
             if due > self.time:
                 self.time = due
-            owner = timer.owner
-            if owner is not None and (timer.life != owner.incarnation or owner.paused_at is not None):
-                owner.missed(timer)
+            if owner is not None and (life != owner.incarnation or owner.paused_at is not None):
+                owner.missed(entry, life)
                 continue
-            timer.callback = None
             called += 1
-            callback(*timer.args)
+            callback(*args)
         if when > self.time and not self._halted and called != limit:
             self.time = when
         return called

@@ -41,7 +41,7 @@ class SimTransfer:
         return (POLLIN if sim.look() else 0) | (POLLOUT if sim.writable() else 0)
 
     def receive(self, budget: int) -> list[Frames]:
-        sim, told = self._sim, self._world.read
+        sim, link, told = self._sim, self._link, self._world.read
         batch: list[Frames] = []
         while len(batch) < budget:
             frames = sim.receive()
@@ -50,16 +50,17 @@ class SimTransfer:
                 frames = sim.receive()
                 if frames is None:
                     break
-            told(self._link, frames)
+            told(link, frames)
             batch.append(frames)
         return batch
 
     def send(self, messages: list[Frames], start: int, stop: int) -> Sent:
-        sim, network, told = self._sim, self._sim.network, self._world.taken
+        sim, link, told = self._sim, self._link, self._world.taken
+        network = sim.network
         for at in range(start, stop):
             frames = messages[at]
-            if sim.kind is SocketKind.PUB:
-                told(self._link, frames)
+            if sim.publishes:
+                told(link, frames)
                 sim.publish(frames)
                 continue
             end = sim.choose(frames[0])
@@ -70,8 +71,8 @@ class SimTransfer:
                 if sim.routed:
                     continue
                 return at, errno.EAGAIN, True
-            told(self._link, frames)
-            network.write(end, frames[1:] if sim.routed else list(frames))
+            told(link, frames)
+            network.write(end, frames[1:] if sim.routed else frames[:])
         return stop, 0, False
 
 
@@ -145,8 +146,9 @@ class SimLink(Link):
                 world.asked(self, frames)
         before = len(failures)
         super().send(messages, now, failures)
-        for _, frames, reason in failures[before:]:
-            world.failed(self, frames, reason)
+        if len(failures) > before:
+            for _, frames, reason in failures[before:]:
+                world.failed(self, frames, reason)
 
     def flush(self, now: float, failures: list[tuple[PortId, Frames, SendFailure]], force: bool = False) -> None:
         self._flushing = True
@@ -196,23 +198,23 @@ class SimLoop:
         self.links: dict[int, SimLink] = {}
 
     def call_soon(self, callback: Callable[..., object], *args: Any) -> object:
-        return self._node.later(self._clock.now(), callback, *args)
+        return self._clock.put(self._clock.time, callback, args, self._node)
 
     call_soon_threadsafe = call_soon
 
     def add_handler(self, descriptor: int, callback: Callable[[int, int], None], _events: int) -> None:
         link = self.links[descriptor]
-        node, clock, sim = self._node, self._clock, link.sim
+        node, clock, sim, links = self._node, self._clock, link.sim, self.links
 
         def ready() -> None:
             # epoll looks again after each turn, so a signal that nobody took is found again.
-            if sim.signalled and descriptor in self.links:
+            if sim.signalled and descriptor in links:
                 callback(descriptor, POLLIN)
                 if sim.signalled:
-                    node.later(clock.now(), ready)
+                    clock.put(clock.time, ready, (), node)
 
         def notify() -> None:
-            node.later(clock.time + node.lag, ready)
+            clock.put(clock.time + node.lag, ready, (), node)
 
         sim.notify = notify
         if sim.signalled:

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from zpatterns.testing.clock import Chance, FakeClock
+from zpatterns.testing.clock import Chance, FakeClock, cancel
 from zpatterns.testing.simsocket import ATTACH, LOST, ONE_PEER, READ, WRITE, Connector, End, Host, SimSocket
 
 
@@ -121,9 +121,14 @@ class Network:
 
     def write(self, end: End, frames: Any) -> None:
         """libzmq takes one message."""
-        end.out.append(frames)
         end.written += 1
-        self._pump(end)
+        if end.out or end.over or end.host.paused_at is not None or len(end.wire) >= self.window:
+            end.out.append(frames)
+            self._pump(end)
+            return
+        self._put(end, frames, self.clock.time)
+        if end.flying is None and not end.held:
+            self._fly(end)
 
     def resume(self, end: End) -> None:
         """What libzmq took before there was a connection goes out."""
@@ -287,18 +292,21 @@ class Network:
         if end.over or end.host.paused_at is not None:
             return
         out, wire = end.out, end.wire
-        if out and len(wire) < self.window:
-            now, batch = self.clock.time, end.socket.send_batch
-            while out and len(wire) < self.window:
-                wire.append((self._arrival(end, now), out.popleft(), now))
-                end.taken += 1
-                if batch and end.taken % batch == 0:
-                    end.socket.post(WRITE, end, end.taken)
+        while out and len(wire) < self.window:
+            self._put(end, out.popleft(), self.clock.time)
         if end.closing and not out:
             end.gone = True
             self._finish(end)
         elif wire and end.flying is None and not end.held:
             self._fly(end)
+
+    def _put(self, end: End, frames: Any, now: float) -> None:
+        """The io thread moves one message onto the wire."""
+        end.wire.append((self._arrival(end, now), frames, now))
+        end.taken += 1
+        batch = end.socket.send_batch
+        if batch and end.taken % batch == 0:
+            end.socket.post(WRITE, end, end.taken)
 
     def _hasten(self, end: End) -> None:
         """What is on the wire does not wait for a slow line any more."""
@@ -306,11 +314,11 @@ class Network:
         end.wire = deque((min(arrival, latest), frames, sent_at) for arrival, frames, sent_at in end.wire)
         end.last_arrival = min(end.last_arrival, latest)
         if end.flying is not None:
-            end.flying.cancel()
+            cancel(end.flying)
             self._fly(end)
 
     def _fly(self, end: End) -> None:
-        end.flying = self.clock.call_at(end.wire[0][0], self._arrive, end)
+        end.flying = self.clock.put(end.wire[0][0], self._arrive, (end,))
 
     def _arrive(self, end: End) -> None:
         """The head of the wire comes to the other side."""
@@ -328,7 +336,7 @@ class Network:
             end.held = True
             return
         now = self.clock.time
-        hwm = peer.socket.settings.receive_hwm
+        hwm = peer.socket.receive_hwm
         while wire and wire[0][0] <= now:
             frames = wire[0][1]
             if frames is _EOF:

@@ -11,7 +11,7 @@ from zpatterns.core import Frames, SocketKind
 from zpatterns.sockets import SocketSettings
 
 if TYPE_CHECKING:
-    from zpatterns.testing.clock import Timer
+    from zpatterns.testing.clock import Entry
     from zpatterns.testing.network import Network
 
 _THROTTLE: Final = 0.001
@@ -80,7 +80,7 @@ class End:
         self.written = self.taken = self.reported = 0
         self.last_arrival = 0.0
         self.latency: float | None = None  # of its path, once it was asked for
-        self.flying: Timer | None = None  # a callback for the head of the wire is due
+        self.flying: Entry | None = None  # a callback for the head of the wire is due
         self.held = False  # the head cannot arrive; somebody calls when it can
         # What it receives.
         self.inbox: deque[Frames] = deque()
@@ -223,13 +223,16 @@ class SimSocket:
         "closed",
         "connectors",
         "ends",
+        "filters",
         "host",
         "immediate",
         "kind",
         "name",
         "network",
         "notify",
+        "publishes",
         "receive_batch",
+        "receive_hwm",
         "routed",
         "send_batch",
         "send_hwm",
@@ -242,11 +245,14 @@ class SimSocket:
         self.host = host
         self.kind = kind
         self.routed = kind is SocketKind.ROUTER
+        self.publishes = kind is SocketKind.PUB
+        self.filters = kind is SocketKind.SUB
         self.settings = settings
         self.name = name
         # How many messages are taken until the other end is told, so that it knows of room (pipe.cpp, compute_lwm).
         self.send_hwm = settings.send_hwm
         self.send_batch = (settings.send_hwm + 1) // 2
+        self.receive_hwm = settings.receive_hwm
         self.receive_batch = (settings.receive_hwm + 1) // 2
         self.immediate = kind in (SocketKind.DEALER, SocketKind.REQ)
         self.closed = False
@@ -287,14 +293,14 @@ class SimSocket:
             known = self.by_id.get(first)
             if known is None:
                 return errno.EHOSTUNREACH
-            if known.full:
+            if 0 < self.send_hwm <= known.written - known.reported:
                 return errno.EAGAIN
             return errno.EHOSTUNREACH if known.lost else known
-        ends = self.ends
+        ends, hwm = self.ends, self.send_hwm  # what `full` says is written out here, where every message passes
         for _ in range(len(ends)):
             end = ends.pop(0)
             ends.append(end)
-            if not end.lost and not end.full:
+            if not end.lost and not 0 < hwm <= end.written - end.reported:
                 return end
         return errno.EAGAIN
 
@@ -302,9 +308,13 @@ class SimSocket:
         """Send to every subscriber of the first frame's beginning that has room."""
         if self.network.clock.time > self._processed_at + _THROTTLE:
             self.process()
+        key, hwm = frames[0], self.send_hwm
         for end in self.ends:
-            if not end.lost and not end.full and any(frames[0].startswith(prefix) for prefix in end.subscriptions):
-                self.network.write(end, frames)
+            if not end.lost and not 0 < hwm <= end.written - end.reported:
+                for prefix in end.subscriptions:
+                    if key.startswith(prefix):
+                        self.network.write(end, frames)
+                        break
 
     def receive(self) -> Frames | None:
         """The next message, fairly from all peers, or None. A ROUTER's has the peer's id in front."""
@@ -327,7 +337,7 @@ class SimSocket:
             active.rotate(-1)
             if self.routed:
                 return [end.peer_id, *frames]
-            if self.kind is not SocketKind.SUB or any(frames[0].startswith(prefix) for prefix in self._subscriptions):
+            if not self.filters or any(frames[0].startswith(prefix) for prefix in self._subscriptions):
                 return frames
         return None
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from zpatterns.core import Event, Frames, SendFailure
-from zpatterns.testing.clock import Chance, FakeClock, Timer
+from zpatterns.testing.clock import Chance, Entry, FakeClock, Timer
 from zpatterns.testing.faults import Fault, Faults
 from zpatterns.testing.network import Network
 
@@ -44,7 +44,7 @@ class Node:
         """How often a fault chooses this node, relative to the others."""
         self.lag = self.usual_lag = self.chance.pick((0.0, 0.0002, 0.002)) * self.chance.random()
         """Seconds from a signal to the turn that sees it."""
-        self._deferred: list[Timer] = []
+        self._deferred: list[Entry] = []
         world.nodes[name] = self
 
     def boot(self) -> None:
@@ -95,21 +95,18 @@ class Node:
         deferred, self._deferred = self._deferred, []
         # Either the io thread is quick, or the loop begins with what it has.
         delay = self.chance.pick((0.0, 0.001))
-        for timer in deferred:
-            timer.when = self.resumed_at + delay
-            self.world.clock.add(timer)
+        for entry in deferred:
+            self.world.clock.put_back(entry, self.resumed_at + delay)
         self.world.network.wake(self)
 
     def later(self, when: float, callback: Callable[..., object], *args: Any) -> Timer:
         """Call back at `when`; not before the process goes on if it is stopped, never once it is dead."""
-        timer = Timer(when, callback, args, self, self.incarnation)
-        self.world.clock.add(timer)
-        return timer
+        return self.world.clock.call_for(self, when, callback, args)
 
-    def missed(self, timer: Timer) -> None:
+    def missed(self, entry: Entry, life: int) -> None:
         """The process is stopped, or another one by now."""
-        if timer.life == self.incarnation:
-            self._deferred.append(timer)
+        if life == self.incarnation:
+            self._deferred.append(entry)
 
 
 class Observer:
