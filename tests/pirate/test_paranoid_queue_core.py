@@ -233,3 +233,37 @@ def test_nothing_is_said_to_workers_when_it_stops(queue):
     assert queue.sent() == queue.beats == []
     queue.advance(10.0)
     assert queue.beats == []
+
+
+def test_an_overdue_worker_is_lost_at_the_very_time_that_was_asked_for():
+    """Whatever the rounding of that time, or the driver would ask again and again."""
+    for number in range(100):
+        queue = QueueHarness(worker_timeout=0.7, interval=10.0)
+        queue.now += number / 7
+        queue.ready(b"w")
+        queue.ask(b"c")
+        timer = queue.core.next_timer()
+        assert timer is not None
+        queue.core.handle_timer(timer)
+        assert queue.statistics.workers == 0
+
+
+def test_those_in_line_that_are_lost_are_passed_over(queue):
+    queue.ready(b"a", b"b", b"c", b"d")
+    for lost in (b"b", b"d"):
+        queue.core.send_failed("back", [lost, b"\x02"], SendFailure.UNREACHABLE, queue.now)
+        queue.core.check_invariants()
+    assert queue.ask(b"1") == [queue.work(b"a", b"1")]
+    assert queue.ask(b"2") == [queue.work(b"c", b"2")]
+    assert not queue.core.wants_to_read("front")
+
+
+def test_workers_that_come_and_go_leave_nothing_behind(queue):
+    """Though the first in line stays where it is, and nobody asks for anything."""
+    queue.ready(b"stays")
+    for number in range(1000):
+        queue.ready(b"%d" % number)
+        queue.core.send_failed("back", [b"%d" % number, b"\x02"], SendFailure.UNREACHABLE, queue.now)
+    queue.core.check_invariants()
+    assert queue.statistics.workers == 1
+    assert len(queue.core._idle) < 10

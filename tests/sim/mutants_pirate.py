@@ -24,7 +24,10 @@ def simple(name: str, module: str, old: str, new: str) -> Mutant:
 
 MUTANTS: Sequence[Mutant] = (
     paranoid(
-        "lost-workers-request-is-dropped", QUEUE, "            self._requeue(request, now)\n", "            pass\n"
+        "lost-workers-request-is-dropped",
+        QUEUE,
+        "            self._requeue(request, request[2] + has_it, now)\n",
+        "            pass\n",
     ),
     paranoid(
         "heartbeat-makes-a-busy-worker-ready",
@@ -32,7 +35,7 @@ MUTANTS: Sequence[Mutant] = (
         "            if worker is not None:\n                worker.expiry = now + self._lease\n            else:\n",
         "            if worker is not None:\n                worker.expiry = now + self._lease\n"
         "                self._busy.pop(worker.id, None)\n                worker.request = None\n"
-        "                self._idle.pop(worker.id, None)\n                self._ready(worker, now)\n"
+        "                self._ready(worker, now)\n"
         "            else:\n",
     ),
     paranoid(
@@ -62,50 +65,48 @@ MUTANTS: Sequence[Mutant] = (
     paranoid(
         "reply-is-not-matched",
         PARANOID,
-        "if count > depth + 1 and frames[1 : depth + 1] == request.frames[:depth]:",
-        "if count > 3:",
+        "or shares_envelope(frames, 1, asked):",
+        "or True:",
     ),
     paranoid(
         "one-delivery-too-many",
         QUEUE,
-        "request.deliveries >= self.options.deliveries_max",
-        "request.deliveries > self.options.deliveries_max",
+        "if deliveries >= self.options.deliveries_max",
+        "if deliveries > self.options.deliveries_max",
     ),
     paranoid(
         "failed-delivery-counts",
         QUEUE,
-        "                request.deliveries -= 1\n",
+        "            has_it = len(frames) == head + 1 and worker.given_at != now\n",
         "                pass\n",
     ),
-    paranoid(
-        "request-past-its-ttl-is-started", QUEUE, "            if request.expiry > now:\n", "            if True:\n"
-    ),
+    paranoid("request-past-its-ttl-is-started", QUEUE, "            if request[1] > now:\n", "            if True:\n"),
     paranoid(
         "requeued-past-its-ttl",
         QUEUE,
-        "        elif request.expiry <= now:\n            self._expire(request)\n",
+        "        elif expiry <= now:\n            self._expire(request)\n",
         "",
     ),
     paranoid(
         "worker-that-was-used-last-goes-first",
         QUEUE,
-        "            elif idle:\n                self._assign(idle.popitem(last=False)[1], request, now)\n",
-        "            elif idle:\n                self._assign(idle.popitem(last=True)[1], request, now)\n",
+        "                worker = idle.popleft()\n",
+        "                worker = idle.pop()\n",
     ),
     paranoid(
         "clients-are-read-while-no-worker-is-ready", QUEUE, "return port != FRONT or bool(self._idle)", "return True"
     ),
-    paranoid("queue-is-not-bounded", QUEUE, "len(self._waiting) >= self.options.queue_max", "False"),
+    paranoid("queue-is-not-bounded", QUEUE, "len(waiting) >= options.queue_max", "False"),
     paranoid(
         "queue-is-not-bounded-in-bytes",
         QUEUE,
-        "self._waiting.bytes + memory_of(frames) > self.options.queue_bytes_max",
+        "waiting.bytes + size > options.queue_bytes_max",
         "False",
     ),
     paranoid(
         "unreachable-worker-is-kept",
         QUEUE,
-        "        self._lose(worker, WorkerLost(worker.id, reason.value), now)\n",
+        "        self._lose(worker, WorkerLost(worker.id, reason.value), now, has_it=has_it)\n",
         "",
     ),
     paranoid(
@@ -145,36 +146,39 @@ MUTANTS: Sequence[Mutant] = (
         "                self._is_ready(frames[0], worker, now)\n            elif",
         "            elif",
     ),
-    simple("overdue-request-is-dropped", QUEUE, "            self._requeue(request, now)\n", "            pass\n"),
+    simple(
+        "overdue-request-is-dropped",
+        QUEUE,
+        "            self._requeue(request, request[2] + has_it, now)\n",
+        "            pass\n",
+    ),
     simple(
         "unreachable-worker-takes-its-request-along",
         QUEUE,
-        "                request.frames = frames[head:]\n",
+        "                worker.request = (*request[:FRAMES], frames[head:])\n",
         "                pass\n",
     ),
     simple(
         "reply-is-not-matched",
         SIMPLE,
-        "if count > depth + 2 and frames[2 : depth + 2] == request.frames[:depth]:",
-        "if count > 3:",
+        "and shares_envelope(frames, 2, worker.request[FRAMES]):",
+        "and count > 3:",
     ),
     simple(
         "one-delivery-too-many",
         QUEUE,
-        "request.deliveries >= self.options.deliveries_max",
-        "request.deliveries > self.options.deliveries_max",
+        "if deliveries >= self.options.deliveries_max",
+        "if deliveries > self.options.deliveries_max",
     ),
-    simple(
-        "request-past-its-ttl-is-started", QUEUE, "            if request.expiry > now:\n", "            if True:\n"
-    ),
+    simple("request-past-its-ttl-is-started", QUEUE, "            if request[1] > now:\n", "            if True:\n"),
     simple(
         "worker-that-was-used-last-goes-first",
         QUEUE,
-        "            elif idle:\n                self._assign(idle.popitem(last=False)[1], request, now)\n",
-        "            elif idle:\n                self._assign(idle.popitem(last=True)[1], request, now)\n",
+        "                worker = idle.popleft()\n",
+        "                worker = idle.pop()\n",
     ),
     simple(
         "clients-are-read-while-no-worker-is-ready", QUEUE, "return port != FRONT or bool(self._idle)", "return True"
     ),
-    simple("queue-is-not-bounded", QUEUE, "len(self._waiting) >= self.options.queue_max", "False"),
+    simple("queue-is-not-bounded", QUEUE, "len(waiting) >= options.queue_max", "False"),
 )

@@ -8,8 +8,8 @@ from typing import ClassVar
 from zpatterns.core import Frames, PortId
 from zpatterns.pirate.events import WorkerExpired, WorkerLost, WorkerRegistered
 from zpatterns.pirate.queue_core import QueueCore
-from zpatterns.pirate.queue_state import QueueOptions, Worker
-from zpatterns.pirate.wire import HEARTBEAT, PARANOID, READY, Dialect, envelope_depth
+from zpatterns.pirate.queue_state import FRAMES, IdleLine, QueueOptions, Worker
+from zpatterns.pirate.wire import HEARTBEAT, PARANOID, READY, Dialect, envelope_depth, shares_envelope
 from zpatterns.timing import Deadlines
 
 
@@ -34,30 +34,32 @@ class ParanoidQueueCore(QueueCore):
         super().receive_many(batch, now, port)
 
     def _receive_workers(self, batch: Iterable[Frames], now: float) -> None:
-        busy = self._busy
+        busy, idle, waiting, front = self._busy, self._idle, self._waiting, self._front
+        expiry, replies = now + self._lease, 0
         for frames in batch:
-            count = len(frames)
-            if count < 2:
-                self._drops.add("invalid")
-                continue
-            worker = busy.get(frames[0])
-            if worker is not None and count > 2:
+            if len(frames) > 3 and (worker := busy.get(frames[0])) is not None:
                 request = worker.request
                 assert request is not None
-                depth = request.depth
-                if count > depth + 1 and frames[1 : depth + 1] == request.frames[:depth]:
-                    worker.expiry = now + self._lease
+                asked = request[FRAMES]
+                # First what all clients are that stand right before us, and cheap to tell.
+                if (frames[1] == asked[0] and not frames[2] and not asked[1]) or shares_envelope(frames, 1, asked):
+                    worker.expiry = expiry
                     worker.request = None
                     del busy[worker.id]
                     del frames[0]
-                    self._replies += 1
-                    self._front.append(frames)
-                    self._ready(worker, now)
+                    replies += 1
+                    front.append(frames)
+                    if waiting.bytes:
+                        self._ready(worker, now)
+                    else:
+                        idle.append(worker)
                     continue
-            self._other(frames, worker or self._idle.get(frames[0]), now)
+            self._other(frames, now)
+        self._replies += replies
 
-    def _other(self, frames: Frames, worker: Worker | None, now: float) -> None:
-        """A message that is not the reply which its sender owes. `worker`: the sender, if it is registered."""
+    def _other(self, frames: Frames, now: float) -> None:
+        """A message that is not the reply which its sender owes."""
+        worker = self._workers.get(frames[0]) if frames else None
         if len(frames) == 2 and frames[1] == READY:
             self._said_ready(frames[0], worker, now)
         elif len(frames) == 2 and frames[1] == HEARTBEAT:
@@ -83,7 +85,7 @@ class ParanoidQueueCore(QueueCore):
                 return
             # A new conversation: what it was given in the old one is in nobody's hands.
             self._lose(worker, WorkerLost(peer, "began anew"), now)
-        worker = Worker(peer)
+        worker = self._workers[peer] = Worker(peer, self.DIALECT.head)
         worker.expiry = now + self._lease
         worker.beat_at = worker.deadline = now + self._interval
         self._checks.add(worker)
@@ -112,7 +114,7 @@ class ParanoidQueueCore(QueueCore):
         for worker in self._checks.due(soon):
             if worker.expiry <= now and now >= self._grace_until:
                 expired.append(worker)
-                self._idle.pop(worker.id, None)  # or it would be given the request of another that is expired too
+                self._idle.discard(worker)  # or it would be given the request of another that is expired too
                 continue
             if worker.beat_at <= soon:
                 self._back.append([worker.id, HEARTBEAT])
@@ -126,11 +128,11 @@ class ParanoidQueueCore(QueueCore):
 
     def shut_down(self, now: float) -> None:
         super().shut_down(now)
-        for worker in self._idle.values():
+        for worker in self._workers.values():
             worker.deadline = None
-        self._idle.clear()
+        self._workers.clear()
+        self._idle = IdleLine()
 
     def check_invariants(self) -> None:
         super().check_invariants()
-        for workers in (self._idle, self._busy):
-            assert all(worker.deadline is not None for worker in workers.values()), "nobody watches a worker"
+        assert all(worker.deadline is not None for worker in self._workers.values()), "nobody watches a worker"

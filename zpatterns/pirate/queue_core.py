@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
+from itertools import takewhile
 from typing import ClassVar
 
 from zpatterns.core import Command, Drops, Event, Frames, PortId, SendFailure
 from zpatterns.pirate.events import RequestExpired, RequestLost, RequestRefused, RequestRequeued, WorkerLost
-from zpatterns.pirate.queue_state import QueueOptions, QueueStatistics, Request, Waiting, Worker
-from zpatterns.pirate.wire import EMPTY, Dialect, envelope_depth
+from zpatterns.pirate.queue_state import FRAMES, IdleLine, QueueOptions, QueueStatistics, Request, Waiting, Worker
+from zpatterns.pirate.wire import Dialect, envelope, envelope_depth, shares_envelope
 from zpatterns.wire import CODE_DRAINING, CODE_LOST, CODE_OVERLOADED, error_body, memory_of
 
 FRONT = "front"
@@ -34,15 +34,16 @@ class QueueCore:
 
     def __init__(self, options: QueueOptions) -> None:
         self.options = options
-        self._head = self.DIALECT.head
         self._ttl = options.request_ttl
         self._timeout = options.worker_timeout
         self._front: list[Frames] = []
         self._back: list[Frames] = []
         self._events: list[Event] = []
+        self._workers: dict[bytes, Worker] = {}
         # Every worker is in one of the two; the longest idle, and the longest busy, come first.
-        self._idle: OrderedDict[bytes, Worker] = OrderedDict()
-        self._busy: OrderedDict[bytes, Worker] = OrderedDict()
+        self._idle = IdleLine()
+        self._busy: dict[bytes, Worker] = {}
+        self._overdue_at: float | None = None
         self._waiting = Waiting()
         self._draining = False
         self._drops = Drops()
@@ -58,26 +59,34 @@ class QueueCore:
             self._receive_workers(batch, now)
 
     def _receive_clients(self, batch: Iterable[Frames], now: float) -> None:
-        idle = self._idle
+        idle, is_draining = self._idle, self._draining
+        expiry, order = now + self._ttl, self._requests
         for frames in batch:
             # A REQ sends an empty frame before its body; behind more ROUTERs there is more before that.
-            depth = 2 if len(frames) > 2 and not frames[1] else envelope_depth(frames, 1)
-            if not depth:
+            if len(frames) < 3 or (frames[1] and not envelope_depth(frames, 1)):
                 self._drops.add("invalid")
                 continue
-            self._requests += 1
-            request = Request(frames, depth, now + self._ttl, self._requests)
-            if self._draining:
-                self._refuse(request, CODE_DRAINING, _STOPPING)
+            order += 1
+            request = (order, expiry, 0, frames)
+            if is_draining:
+                self._refuse(frames, CODE_DRAINING, _STOPPING)
             elif idle:
-                self._assign(idle.popitem(last=False)[1], request, now)
-            elif (
-                len(self._waiting) >= self.options.queue_max
-                or self._waiting.bytes + memory_of(frames) > self.options.queue_bytes_max
-            ):
-                self._refuse(request, CODE_OVERLOADED, "the queue is full")
+                worker = idle.popleft()
+                if idle.lost:
+                    idle.tidy()
+                self._assign(worker, request, now)
             else:
-                self._waiting.add(request)
+                self._wait(request)
+        self._requests = order
+
+    def _wait(self, request: Request) -> None:
+        """A new request waits, unless too many do."""
+        waiting, options = self._waiting, self.options
+        size = memory_of(request[FRAMES])
+        if len(waiting) >= options.queue_max or waiting.bytes + size > options.queue_bytes_max:
+            self._refuse(request[FRAMES], CODE_OVERLOADED, "the queue is full")
+        else:
+            waiting.add(request, size)
 
     def _receive_workers(self, batch: Iterable[Frames], now: float) -> None:
         raise NotImplementedError
@@ -88,63 +97,65 @@ class QueueCore:
         worker.request = request
         worker.given_at = now
         self._busy[worker.id] = worker
-        request.deliveries += 1
-        self._back.append([worker.id, *self._head, *request.frames])
+        self._back.append(worker.head + request[FRAMES])
 
     def _ready(self, worker: Worker, now: float) -> None:
         """A worker that is neither idle nor busy can take a request: the first that waits, or it waits itself."""
         waiting = self._waiting
         while waiting.bytes:  # as `while waiting`, without a call for each reply
             request = waiting.take()
-            if request.expiry > now:
+            if request[1] > now:
                 self._assign(worker, request, now)
                 return
             self._expire(request)
-        self._idle[worker.id] = worker
+        self._idle.append(worker)
 
-    def _lose(self, worker: Worker, event: Event, now: float) -> None:
-        """Forget a worker; its request goes to another one."""
+    def _lose(self, worker: Worker, event: Event, now: float, *, has_it: bool = True) -> None:
+        """Forget a worker; its request goes to another one. `has_it`: whether that may have reached this one."""
         self._workers_lost += 1
         self._events.append(event)
         worker.deadline = None
+        del self._workers[worker.id]
         if self._busy.pop(worker.id, None) is None:
-            self._idle.pop(worker.id, None)
+            self._idle.discard(worker)
         request, worker.request = worker.request, None
         if request is not None:
-            self._requeue(request, now)
+            self._requeue(request, request[2] + has_it, now)
 
-    def _requeue(self, request: Request, now: float) -> None:
-        if request.deliveries >= self.options.deliveries_max or len(request.frames) == request.depth:
-            self._give_up(request)
+    def _requeue(self, request: Request, deliveries: int, now: float) -> None:
+        order, expiry, _, frames = request
+        if deliveries >= self.options.deliveries_max or not envelope_depth(frames, 1):
+            self._give_up(frames, deliveries)
         elif self._draining:
             # Another queue may have it: this answer invites the client to try again.
-            self._refuse(request, CODE_DRAINING, _STOPPING)
-        elif request.expiry <= now:
+            self._refuse(frames, CODE_DRAINING, _STOPPING)
+        elif expiry <= now:
             self._expire(request)
         else:
             self._requeued += 1
-            self._events.append(RequestRequeued(request.client, request.deliveries))
+            self._events.append(RequestRequeued(frames[0], deliveries))
+            again = (order, expiry, deliveries, frames)
             if self._idle:
-                self._assign(self._idle.popitem(last=False)[1], request, now)
+                self._assign(self._idle.take(), again, now)
             else:
                 # It was accepted once, so the limits of the queue do not apply to it again.
-                self._waiting.add(request)
+                self._waiting.add(again, memory_of(frames))
 
-    def _give_up(self, request: Request) -> None:
+    def _give_up(self, frames: Frames, deliveries: int) -> None:
         self._lost += 1
-        self._events.append(RequestLost(request.client, request.deliveries))
-        count = "1 delivery" if request.deliveries == 1 else f"{request.deliveries} deliveries"
+        self._events.append(RequestLost(frames[0], deliveries))
+        count = "1 delivery" if deliveries == 1 else f"{deliveries} deliveries"
         text = f"its worker was lost after {count}; see the workers' logs"
-        self._front.append([*request.envelope, *error_body(CODE_LOST, text)])
+        self._front.append([*envelope(frames), *error_body(CODE_LOST, text)])
 
     def _expire(self, request: Request) -> None:
         self._expired += 1
-        self._events.append(RequestExpired(request.client))
+        self._events.append(RequestExpired(request[FRAMES][0]))
 
-    def _refuse(self, request: Request, code: bytes, text: str) -> None:
+    def _refuse(self, frames: Frames, code: bytes, text: str) -> None:
         self._refused += 1
-        self._events.append(RequestRefused(request.client, text))
-        self._front.append([*request.envelope, *error_body(code, text)])
+        self._events.append(RequestRefused(frames[0], text))
+        self._front.append([*envelope(frames), *error_body(code, text)])
 
     # Messages out.
 
@@ -172,33 +183,35 @@ class QueueCore:
             self._undelivered += 1
             self._drops.add(f"client-{reason.value}")
             return
-        worker = self._busy.get(frames[0]) or self._idle.get(frames[0])
+        worker = self._workers.get(frames[0])
         if worker is None:
             return
-        request = worker.request
+        has_it, request, head = True, worker.request, len(worker.head)
         if request is not None:
-            head = 1 + len(self._head)
-            if frames[head : head + request.depth] == request.envelope:
-                request.frames = frames[head:]
+            if shares_envelope(frames, head, request[FRAMES]):
+                worker.request = (*request[:FRAMES], frames[head:])
             # What fails is this request, or another before it; or a heartbeat, and then a request of the same turn will
             # fail too, when the worker is forgotten already.
-            if len(frames) > head + 1 or worker.given_at == now:
-                request.deliveries -= 1
-        self._lose(worker, WorkerLost(worker.id, reason.value), now)
+            has_it = len(frames) == head + 1 and worker.given_at != now
+        self._lose(worker, WorkerLost(worker.id, reason.value), now, has_it=has_it)
 
     # Time.
 
     def next_timer(self) -> float | None:
-        when = self._waiting.next_expiry()
-        if self._timeout is not None and self._busy:
-            overdue = next(iter(self._busy.values())).given_at + self._timeout
-            if when is None or overdue < when:
-                when = overdue
-        return when
+        when, overdue_at = self._waiting.next_expiry(), self._overdue_at
+        if overdue_at is None and self._timeout is not None and self._busy:
+            # It stays so when this worker has replied: to come too early, once in a while, is cheaper than to look for
+            # the next one at each turn.
+            overdue_at = self._overdue_at = next(iter(self._busy.values())).given_at + self._timeout
+        if when is None or overdue_at is None:
+            return overdue_at if when is None else when
+        return min(when, overdue_at)
 
     def handle_timer(self, now: float) -> None:
-        if self._timeout is not None:
-            while self._busy and (worker := next(iter(self._busy.values()))).given_at + self._timeout <= now:
+        timeout = self._timeout
+        if timeout is not None and (self._overdue_at is None or self._overdue_at <= now):
+            self._overdue_at = None
+            for worker in list(takewhile(lambda worker: worker.given_at + timeout <= now, self._busy.values())):
                 self._lose(worker, WorkerLost(worker.id, _OVERDUE), now)
         while (expiry := self._waiting.next_expiry()) is not None and expiry <= now:
             self._expire(self._waiting.take())
@@ -209,7 +222,7 @@ class QueueCore:
         """Give out no more work: what waits is refused, what is in a worker's hands may come back."""
         self._draining = True
         while self._waiting:
-            self._refuse(self._waiting.take(), CODE_DRAINING, _STOPPING)
+            self._refuse(self._waiting.take()[FRAMES], CODE_DRAINING, _STOPPING)
 
     @property
     def drained(self) -> bool:
@@ -222,8 +235,9 @@ class QueueCore:
         self.drain(now)
         for worker in self._busy.values():
             assert worker.request is not None
-            self._refuse(worker.request, CODE_DRAINING, _STOPPING)
+            self._refuse(worker.request[FRAMES], CODE_DRAINING, _STOPPING)
             worker.request = worker.deadline = None
+            del self._workers[worker.id]
         self._busy.clear()
 
     # Telling.
@@ -244,7 +258,7 @@ class QueueCore:
             undelivered=self._undelivered,
             workers_lost=self._workers_lost,
             heartbeats=self._heartbeats,
-            workers=len(self._idle) + len(self._busy),
+            workers=len(self._workers),
             queued=len(self._waiting),
             queued_bytes=self._waiting.bytes,
             in_flight=len(self._busy),
@@ -253,16 +267,20 @@ class QueueCore:
 
     def check_invariants(self) -> None:
         self._waiting.check_invariants()
-        assert not self._idle.keys() & self._busy.keys(), "a worker is idle and busy"
+        idle = {worker.id: worker for worker in self._idle.living()}
+        assert not idle.keys() & self._busy.keys(), "a worker is idle and busy"
+        assert idle | self._busy == self._workers, "a worker is neither"
+        assert len(self._idle) == len(idle) + self._idle.lost, "a worker is in line twice"
+        assert not self._idle or not self._idle[0].lost, "nobody is idle, but it seems so"
         assert not (self._idle and self._waiting), "work and a worker wait for each other"
         assert not (self._draining and self._waiting), "what waits is never answered"
-        for peer, worker in self._idle.items():
-            assert worker.id == peer and worker.request is None
+        for peer, worker in self._workers.items():
+            assert worker.id == peer and not worker.lost and (worker.request is None) == (peer in idle)
         before = float("-inf")
-        for peer, worker in self._busy.items():
-            request = worker.request
-            assert worker.id == peer and request is not None
-            assert 0 < request.deliveries <= self.options.deliveries_max
-            assert request.frames[request.depth - 1] == EMPTY and EMPTY not in request.frames[1 : request.depth - 1]
+        for worker in self._busy.values():
+            assert worker.request is not None
+            _, _, deliveries, frames = worker.request
+            assert 0 <= deliveries < self.options.deliveries_max
+            assert envelope(frames)
             assert before <= worker.given_at, "an overdue worker hides behind another"
             before = worker.given_at

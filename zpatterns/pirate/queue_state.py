@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
+import bisect
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Final, TypeAlias
 
 from zpatterns.core import Frames
 from zpatterns.timing import Liveness
@@ -57,35 +60,24 @@ class QueueStatistics:
     dropped: dict[str, int]
 
 
-class Request:
-    """One request of a client: its `frames` as the front ROUTER has read them, of which the first `depth` are its
-    envelope. A Simple Pirate queue that will not send it again keeps only these once a worker has it."""
+Request: TypeAlias = tuple[int, float, int, Frames]
+"""One request of a client: its place in the order of arrival; when it expires; how many workers it was lost with; and
+its frames as the front ROUTER has read them. A Simple Pirate queue that will not send it again keeps only its envelope
+once a worker has it. A plain tuple, for there is one for each message: an object costs seven times as much."""
 
-    __slots__ = ("deliveries", "depth", "expiry", "frames", "order")
-
-    def __init__(self, frames: Frames, depth: int, expiry: float, order: int) -> None:
-        self.frames = frames
-        self.depth = depth
-        self.expiry = expiry
-        self.order = order
-        self.deliveries = 0
-
-    @property
-    def client(self) -> bytes:
-        return self.frames[0]
-
-    @property
-    def envelope(self) -> Frames:
-        return self.frames[: self.depth]
+FRAMES: Final = 3
+"""Where in a :data:`Request` its frames are."""
 
 
 class Worker:
     """One registered worker, idle or with one request in hand since `given_at`."""
 
-    __slots__ = ("beat_at", "deadline", "expiry", "given_at", "id", "request")
+    __slots__ = ("beat_at", "deadline", "expiry", "given_at", "head", "id", "lost", "request")
 
-    def __init__(self, id: bytes) -> None:
+    def __init__(self, id: bytes, head: Iterable[bytes]) -> None:
         self.id = id
+        self.head = [id, *head]
+        self.lost = False
         self.request: Request | None = None
         self.given_at = 0.0
         # Paranoid Pirate only: when it is dead, when it is next sent a heartbeat, when to look at it (for Deadlines).
@@ -94,37 +86,87 @@ class Worker:
         self.deadline: float | None = None
 
 
+class IdleLine(deque[Worker]):
+    """The idle workers, the longest idle first.
+
+    One that is discarded stays where it is, marked, until it would be the first or half of the line is such: to take it
+    out costs as much as there are workers. So the first is always a live one.
+    """
+
+    __slots__ = ("lost",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost = 0
+
+    def take(self) -> Worker:
+        """Take the first; there must be one."""
+        worker = self.popleft()
+        if self.lost:
+            self.tidy()
+        return worker
+
+    def tidy(self) -> None:
+        """The first was taken: so are those behind it that are lost."""
+        while self and self[0].lost:
+            self.popleft()
+            self.lost -= 1
+
+    def discard(self, worker: Worker) -> None:
+        """This one is lost. Twice is once."""
+        if worker.lost:
+            return
+        worker.lost = True
+        self.lost += 1
+        self.tidy()
+        if 2 * self.lost > len(self):
+            living = self.living()
+            self.clear()
+            self.extend(living)
+            self.lost = 0
+
+    def living(self) -> list[Worker]:
+        """Those that are not lost."""
+        return [worker for worker in self if not worker.lost]
+
+
 class Waiting:
     """The requests that wait for a worker, in the order in which they came, those that had their turn before included.
 
     All have the same time to live, so the one that came first also expires first.
     """
 
-    __slots__ = ("_heap", "bytes")
+    __slots__ = ("_line", "bytes")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, Request]] = []
+        self._line: deque[tuple[Request, int]] = deque()
         self.bytes = 0
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return len(self._line)
 
-    def add(self, request: Request) -> None:
-        """The request waits in its place."""
-        heapq.heappush(self._heap, (request.order, request))
-        self.bytes += memory_of(request.frames)
+    def add(self, request: Request, size: int) -> None:
+        """The request waits in its place; it counts for `size` bytes."""
+        line = self._line
+        if not line or line[-1][0] < request:
+            line.append((request, size))
+        else:
+            bisect.insort(line, (request, size))
+        self.bytes += size
 
     def take(self) -> Request:
         """Take the first; there must be one."""
-        request = heapq.heappop(self._heap)[1]
-        self.bytes -= memory_of(request.frames)
+        request, size = self._line.popleft()
+        self.bytes -= size
         return request
 
     def next_expiry(self) -> float | None:
         """When the first of them has waited for too long."""
-        return self._heap[0][1].expiry if self._heap else None
+        return self._line[0][0][1] if self._line else None
 
     def check_invariants(self) -> None:
-        """Assert that the count of bytes is right, and that no deadline hides behind a later one."""
-        assert self.bytes == sum(memory_of(request.frames) for _, request in self._heap)
-        assert all(self._heap[0][1].expiry <= request.expiry for _, request in self._heap)
+        """Assert that the count of bytes is right, that they are in order, and no deadline is behind a later one."""
+        requests = [request for request, _ in self._line]
+        assert self.bytes == sum(memory_of(request[FRAMES]) for request in requests)
+        assert requests == sorted(requests, key=lambda request: request[0])
+        assert all(requests[0][1] <= request[1] for request in requests)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from typing import ClassVar
 
 from zpatterns.core import Frames
 from zpatterns.pirate.events import WorkerLost, WorkerRegistered
 from zpatterns.pirate.queue_core import QueueCore
-from zpatterns.pirate.queue_state import Request, Worker
-from zpatterns.pirate.wire import READY, SIMPLE, Dialect, envelope_depth
+from zpatterns.pirate.queue_state import FRAMES, QueueOptions, Request, Worker
+from zpatterns.pirate.wire import READY, SIMPLE, Dialect, envelope, envelope_depth, shares_envelope
 
 
 class SimpleQueueCore(QueueCore):
@@ -21,6 +22,11 @@ class SimpleQueueCore(QueueCore):
 
     DIALECT: ClassVar[Dialect] = SIMPLE
 
+    def __init__(self, options: QueueOptions) -> None:
+        super().__init__(options)
+        # Its first is asked for with each worker too many, and a plain dict looks for it among all that were deleted.
+        self._busy = OrderedDict()
+
     def _receive_workers(self, batch: Iterable[Frames], now: float) -> None:
         busy = self._busy
         for frames in batch:
@@ -29,17 +35,13 @@ class SimpleQueueCore(QueueCore):
                 self._drops.add("invalid")
                 continue
             worker = busy.get(frames[0])
-            if worker is not None:
-                request = worker.request
-                assert request is not None
-                depth = request.depth
-                if count > depth + 2 and frames[2 : depth + 2] == request.frames[:depth]:
-                    worker.request = None
-                    del busy[worker.id]
-                    self._replies += 1
-                    self._front.append(frames[2:])
-                    self._ready(worker, now)
-                    continue
+            if worker is not None and worker.request is not None and shares_envelope(frames, 2, worker.request[FRAMES]):
+                worker.request = None
+                del busy[worker.id]
+                self._replies += 1
+                self._front.append(frames[2:])
+                self._ready(worker, now)
+                continue
             if count > 3 and envelope_depth(frames, 2):
                 # Late, after its time was over or from before this queue's start; or to somebody else's request.
                 self._drops.add("late" if worker is None else "unexpected")
@@ -56,13 +58,14 @@ class SimpleQueueCore(QueueCore):
                 return  # it said so before it could have got the request of this very turn
             # It began anew, or a lying one did not say what it was asked for.
             self._lose(worker, WorkerLost(peer, "began anew"), now)
-        elif peer in self._idle:
+        elif peer in self._workers:
             return
-        elif len(self._idle) + len(self._busy) >= self.options.workers_max and not self._forget_busy(now):
+        elif len(self._workers) >= self.options.workers_max and not self._forget_busy(now):
             self._drops.add("too-many-workers")
             return
         self._events.append(WorkerRegistered(peer))
-        self._ready(Worker(peer), now)
+        self._workers[peer] = Worker(peer, self.DIALECT.head)
+        self._ready(self._workers[peer], now)
 
     def _forget_busy(self, now: float) -> bool:
         """Forget the worker that has been busy for longest, most likely dead for long. Returns whether there is one."""
@@ -77,4 +80,4 @@ class SimpleQueueCore(QueueCore):
         if self._timeout is None:
             # What is not sent again need not be kept, for a worker that may never answer; its delivery, if that fails,
             # comes back whole.
-            request.frames = request.frames[: request.depth]
+            worker.request = (*request[:FRAMES], envelope(request[FRAMES]))

@@ -40,3 +40,15 @@ def envelope_depth(frames: Frames, start: int = 0) -> int:
     except ValueError:
         return 0
     return depth if depth < len(frames) else 0
+
+
+def envelope(frames: Frames) -> Frames:
+    """The envelope of a request as a ROUTER sees it, which has one."""
+    return frames[: frames.index(EMPTY, 1) + 1]
+
+
+def shares_envelope(frames: Frames, start: int, request: Frames) -> bool:
+    """Whether `frames` has the envelope of `request` from `start` on, and a body behind it."""
+    expected = envelope(request)
+    stop = start + len(expected)
+    return len(frames) > stop and frames[start:stop] == expected
