@@ -58,6 +58,11 @@ def test_each_failure_has_its_exit_code_and_no_traceback(error, code):
         assert result.stdout == ""
 
 
+def test_an_interrupt_while_a_command_is_loaded_has_its_exit_code_too(monkeypatch):
+    monkeypatch.setattr(importlib, "import_module", lambda _name: raising(KeyboardInterrupt())())
+    assert CliRunner().invoke(main, ["mdp", "request", "echo"]).exit_code == 130
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError(), PermissionError(errno.EACCES, "no")], ids=repr)
 def test_what_nobody_expected_keeps_its_traceback(error):
     with pytest.raises(type(error)):
