@@ -61,6 +61,7 @@ class ClientPromises:
             ({"timeout": 0}, "timeout must be a positive number"),
             ({"timeout": float("inf")}, "timeout must be a positive number"),
             ({"retries": -1}, "retries must be 0 or more"),
+            ({"retries": 10**400}, r"retries must be at most 10\*\*9"),
             ({"attempt_timeout": 0}, "attempt_timeout must be a positive number"),
             ({"max_in_flight": 0}, "max_in_flight must be at least 1"),
         ],

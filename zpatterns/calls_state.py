@@ -30,6 +30,8 @@ class CallOptions:
             raise ValueError(f"timeout must be a positive number of seconds, not {self.timeout!r}")
         if self.retries < 0:
             raise ValueError(f"retries must be 0 or more, not {self.retries!r}")
+        if self.retries > 10**9:
+            raise ValueError("retries must be at most 10**9")
         if self.attempt_timeout is not None and not self.attempt_timeout > 0:
             raise ValueError(f"attempt_timeout must be a positive number of seconds, not {self.attempt_timeout!r}")
         if self.max_in_flight < 1:
