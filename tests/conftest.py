@@ -6,6 +6,7 @@ import gc
 import importlib.metadata
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -17,6 +18,7 @@ import zmq
 
 from tests.example import Bench, OnBlocking, OnReactor
 from tests.waiting import DEADLINE
+from tests.warm.starting import WarmInterpreter, starting_as_usual
 from zpatterns.handlers import Request
 
 PLUGIN = "zpatterns.testing.plugin"
@@ -52,6 +54,32 @@ def pytest_collection_finish() -> None:
     """Thousands of tests lie in memory, and will till the end: no collection of garbage need look through them."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def warm_interpreter() -> Iterator[WarmInterpreter | None]:
+    """From which the Python programs of the tests are forked; None where they cannot be, or would not be measured."""
+    if sys.platform != "linux" or any(name.startswith("COVERAGE") for name in os.environ):
+        yield None
+    else:
+        with WarmInterpreter() as interpreter:
+            yield interpreter
+
+
+@pytest.fixture(scope="module")
+def warm(warm_interpreter: WarmInterpreter | None) -> Iterator[None]:
+    """For a module that starts many Python programs: see :mod:`tests.warm.starting`."""
+    with ExitStack() as stack:
+        if warm_interpreter is not None:
+            stack.enter_context(warm_interpreter.forking())
+        yield
+
+
+@pytest.fixture
+def cold() -> Iterator[None]:
+    """For a test in such a module that is about programs as a user starts them."""
+    with starting_as_usual():
+        yield
 
 
 @pytest.fixture(params=[OnReactor, OnBlocking], ids=["reactor", "blocking"])

@@ -7,6 +7,11 @@ import pytest
 from tests.cli import processes
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs(warm):
+    """All that these tests start is forked, but where a test asks for ``cold``."""
+
+
 @pytest.fixture(scope="module")
 def endpoint():
     """A broker that all the tests of a module share."""

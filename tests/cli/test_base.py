@@ -72,7 +72,7 @@ def test_what_nobody_expected_keeps_its_traceback(error):
 PRINTS = "import click; from zpatterns.cli.base import Command; click.command(cls=Command)(lambda: click.echo('x'))()"
 
 
-def test_a_full_disk_is_said_once():
+def test_a_full_disk_is_said_once(cold):
     with open("/dev/full", "wb") as full:
         result = subprocess.run([sys.executable, "-c", PRINTS], stdout=full, stderr=subprocess.PIPE, timeout=DEADLINE)
     assert result.stderr.decode() == "Error: the output cannot be written: No space left on device\n"

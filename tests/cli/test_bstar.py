@@ -98,7 +98,7 @@ def test_promote_makes_the_passive_node_the_active_one(pair):
     assert output(invoke("bstar", "promote", "--control", pair.controls[passive])) == b"it is active already\n"
 
 
-def test_a_node_that_is_told_to_end_hands_over_and_exits_with_0():
+def test_a_node_that_is_told_to_end_hands_over_and_exits_with_0(cold):
     with ReservedPort() as one, ReservedPort() as two:
         ends = ("--local", one.endpoint, "--remote", two.endpoint)
         server, line = ready("bstar", "server", "--primary", "--bind", "tcp://127.0.0.1:*", *ends, *QUICK)

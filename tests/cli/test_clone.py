@@ -136,7 +136,7 @@ def test_what_makes_no_sense_has_its_exit_code_and_no_traceback(shared, argument
     assert text in result.stderr
 
 
-def test_watching_prints_a_line_a_change_and_ends_with_130_when_interrupted(shared):
+def test_watching_prints_a_line_a_change_and_ends_with_130_when_interrupted(shared, cold):
     """A process: what it prints must come out at once, into a pipe too."""
     command = [sys.executable, "-m", "zpatterns", "clone", "watch", "/w/", "--connect", shared, "--json"]
     with (

@@ -13,7 +13,7 @@ from tests.cli.test_bench import children_of
 from tests.waiting import until
 
 
-def test_the_demo_loses_nothing_and_says_whom_it_killed():
+def test_the_demo_loses_nothing_and_says_whom_it_killed(cold):
     result = zpatterns("demo", timeout=40)
     text = result.stdout.decode()
     assert result.returncode == 0, text + result.stderr.decode()

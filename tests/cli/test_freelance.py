@@ -109,7 +109,7 @@ def test_what_makes_no_sense_has_its_exit_code_and_no_traceback(arguments, code,
     assert text in result.stderr
 
 
-def test_a_server_logs_one_line_when_it_is_ready_and_ends_with_exit_code_0_when_told_to():
+def test_a_server_logs_one_line_when_it_is_ready_and_ends_with_exit_code_0_when_told_to(cold):
     started, endpoint = server()
     with started:
         [ready] = started.events("ready")

@@ -278,13 +278,13 @@ def test_a_server_logs_one_line_when_it_is_ready_with_the_real_endpoint():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_broker_ends_with_exit_code_0_when_told_to(number):
+def test_a_broker_ends_with_exit_code_0_when_told_to(number, cold):
     server, _ = broker()
     with server:
         assert server.stop(number) == 0
 
 
-def test_a_worker_finishes_what_it_has_in_hand_when_told_to_stop(endpoint, directory):
+def test_a_worker_finishes_what_it_has_in_hand_when_told_to_stop(endpoint, directory, cold):
     with (
         worker(endpoint, "slow", "--handler", "handlers:slow", cwd=directory) as server,
         Client(endpoint, timeout=DEADLINE, retries=0) as client,
@@ -325,7 +325,7 @@ def test_the_console_log_says_ready_in_words():
         until(lambda: any("ready" in line and "endpoint=tcp://127.0.0.1:" in line for line in server.lines), "ready")
 
 
-def test_interrupting_a_request_is_no_traceback(free_port):
+def test_interrupting_a_request_is_no_traceback(free_port, cold):
     endpoint = f"tcp://127.0.0.1:{free_port}"
     with Server("mdp", "request", "echo", "x", "--connect", endpoint, "--timeout", "60", json_log=False) as asking:
         until(lambda: socket_threads(asking.process.pid), "the client has opened its socket")

@@ -113,7 +113,7 @@ def test_a_list_of_servers_survives_one_that_is_not_there(echo, free_port):
     assert output(request(dead, "x", "--connect", echo, "--timeout", "15", "--retries", "30")) == b"x\n"
 
 
-def test_sigterm_lets_a_request_be_finished(directory):
+def test_sigterm_lets_a_request_be_finished(directory, cold):
     started, endpoint = server("--handler", "handlers:slow", cwd=directory)
     with started, zmq.Context() as context, context.socket(zmq.REQ) as asking:
         asking.setsockopt(zmq.LINGER, 0)

@@ -117,7 +117,7 @@ def test_no_worker_is_exit_code_4(cluster):
     assert request(frontend, "x", "--timeout", "0.5", "--retries", "0").returncode == 4
 
 
-def test_sigterm_lets_both_finish_what_they_hold(directory):
+def test_sigterm_lets_both_finish_what_they_hold(directory, cold):
     started, frontend, backend = queue()
     with (
         started,
@@ -179,7 +179,7 @@ def test_wrong_use_is_exit_code_2(arguments, complaint):
     assert complaint in result.stderr.decode()
 
 
-def test_the_console_script_is_the_same_command():
+def test_the_console_script_is_the_same_command(cold):
     code = "from zpatterns.cli.pirate_queue import queue; queue()"
     result = subprocess.run(
         [sys.executable, "-c", code, "--version"], capture_output=True, timeout=DEADLINE, env=clean_environment()

@@ -16,6 +16,8 @@ from zpatterns.errors import RequestTimeout
 from zpatterns.mdp import Client
 from zpatterns.testing import Guard, ManagedProcess
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 ROOT = Path(__file__).parent.parent.parent
 BROKER = ("mdp", "broker", "--bind", "tcp://127.0.0.1:*")
 TALKER = """
@@ -67,7 +69,7 @@ def test_a_module_runs_with_its_arguments_and_variables(tmp_path, monkeypatch):
         pass
 
 
-def test_kill_is_sudden_and_terminate_is_orderly():
+def test_kill_is_sudden_and_terminate_is_orderly(cold):
     with ManagedProcess.command(*BROKER) as process:
         process.kill()
         assert process.wait() == -signal.SIGKILL
