@@ -12,6 +12,7 @@ SNAPSHOTS = "zpatterns.clone.snapshots_core"
 STORE = "zpatterns.clone.store"
 JOURNAL = "zpatterns.clone.journal_core"
 PAIRED = "zpatterns.clone.paired_server_core"
+PENDING = "zpatterns.clone.pending_core"
 FOLLOWER = "zpatterns.clone.follower_core"
 STAR = "zpatterns.bstar.bstar_core"
 STAR_STATE = "zpatterns.bstar.bstar_state"
@@ -144,6 +145,18 @@ MUTANTS: Sequence[Mutant] = (
         PAIRED,
         "            for unsafe in self._unsafe.values():\n",
         "            for unsafe in ():\n",
+    ),
+    _clone(
+        "clone-late-set-is-kept-though-the-active-has-published-it",
+        PENDING,
+        "        if uuid in self._sets or uuid in self._published:\n",
+        "        if uuid in self._sets:\n",
+    ),
+    _clone(
+        "clone-late-set-is-published-though-the-active-before-has",
+        PAIRED,
+        "        if len(frames) == 5 and self._pending.is_late(frames[2]):\n",
+        "        if False:\n",
     ),
     # Clients.
     _clone(

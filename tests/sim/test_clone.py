@@ -31,7 +31,7 @@ def test_the_worlds_have_all_in_them_that_they_are_made_for():
     assert counts["outcome.ok"] > 300
     for what in ("gaps", "failovers", "expired", "posts", "outcome.RequestTimeout", "outcome.CompareFailed"):
         assert counts[what], what
-    for what in ("promotions", "copies", "held", "held.published"):  # of pairs
+    for what in ("promotions", "copies", "held", "held.published", "late"):  # of pairs
         assert counts[what], what
     assert {f"fault.{name}" for name in CloneWorld.fault_classes} <= counts.keys()
 

@@ -26,7 +26,7 @@ class CloneWorld(World):
 
     name = "clone"
     fault_classes: ClassVar[tuple[str, ...]] = (*World.fault_classes, "promote", "step-down")
-    behaviours: ClassVar[tuple[str, ...]] = ("burst", "cancel", "close", "full-disk", "hostile")
+    behaviours: ClassVar[tuple[str, ...]] = ("burst", "cancel", "close", "full-disk", "hostile", "detour")
 
     def build(self) -> None:
         draw = self.chance.fork("clone")
@@ -38,6 +38,7 @@ class CloneWorld(World):
         self.quiet_seconds = 2 * lease
         self.fault_seconds = lease * draw.between(1.0, 3.0)
         self.sets: list[SetCall] = []
+        self._detours: list[tuple[str, str]] = []
         self.sets_left = draw.pick((8, 16, 30))
         is_calm = not self.active_faults
         tight = not is_calm and draw.happens(0.5)
@@ -71,6 +72,8 @@ class CloneWorld(World):
         self.clients = [self._client(draw, number, liveness) for number in range(draw.pick((1, 2, 2, 5)))]
         for server in self.servers:
             server.frailty = 3
+        if self.is_pair and "detour" in self.active_behaviours:
+            self._detour(self.chance.fork("detour"))
         if "hostile" in self.active_behaviours:
             endpoints = [server.endpoints.snapshot for server in self.servers]
             HostileCloneNode(self, "hostile", endpoints, self.settings).frailty = 0
@@ -106,6 +109,18 @@ class CloneWorld(World):
             node = ClonePairNode(self, name, role, options, self.settings)
             self.halves.append(node)
             self.servers.append(node)
+
+    def _detour(self, draw: Chance) -> None:
+        """The ways of all clients to one half are long: what they post comes there later than what the other half has
+        published of it."""
+        half = draw.pick(self.halves).name
+        for client in self.clients:
+            self._detours.append((client.name, half))
+            self.network.throttle(client.name, half, self.lease * draw.pick((0.1, 0.3)))
+
+    def healed(self) -> None:
+        for client, half in self._detours:
+            self.network.throttle(client, half, 0.0)
 
     @property
     def alive_clients(self) -> list[CloneClientNode]:

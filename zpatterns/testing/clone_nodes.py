@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 KEYS = ("/a/1", "/a/2", "/a/x/1", "/a/x/2", "/b/1", "/b/2", "plain")
 SUBTREES = ("", "", "/a/", "/a/x/", "/b/")
 
+_WAYS = ("set", "set", "set", "delete", "ttl", "compare", "post")
+_WAYS_ROUND = ("post", "post", "set")
+
 
 class SetCall:
     """One set of one client, from its beginning to its outcome."""
@@ -228,7 +231,7 @@ class CloneClientNode(Node):
         world, chance = self.world, self.chance
         key = chance.pick(self._keys)
         timeout = self.options.sets.timeout * (0.1 + chance.random())
-        way = chance.pick(("set", "set", "set", "delete", "ttl", "compare", "post"))
+        way = chance.pick(_WAYS_ROUND if "detour" in world.active_behaviours else _WAYS)
         ttl = 1 + chance.below(2)
         if way == "post":
             world.count("posts")

@@ -180,6 +180,7 @@ class ClonePairObserver(CloneObserver):
                     self._confirms(half, confirmed[0], confirmed[1], node.core.store.sequence)
         elif link.port == COLLECTOR:
             half.collected.add(frames[2])
+            self._world.count("late", int(frames[2] in half.seen))
             if not node.pair.star.serving:
                 half.held[frames[2]] = half.reads
         elif link.port == UPDATES and frames[0] != wire.HUGZ:
