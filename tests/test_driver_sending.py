@@ -443,7 +443,7 @@ class TestADealer:
         router.recv_multipart()
         # The compiled way leaves no moment between two frames; test_transfer.py shows that it does the same.
         link = driven.driver.links["back"]
-        link._transfer = plain_transfer(link.poll_item(), False)
+        link._transfer = plain_transfer(link.poll_item(), False, 10)
 
         class Breaking(list[bytes]):
             """Its connection is cut between its first frame and the rest."""

@@ -230,7 +230,7 @@ class TestOptions:
 
 class TestSending:
     def send(self, link: Link, wire: Wire, *messages: Frames) -> list[tuple[PortId, Frames, SendFailure]]:
-        link._transfer = PlainTransfer(list, lambda: None, wire, link.routed)
+        link._transfer = PlainTransfer(list, lambda: None, wire, link.routed, 10)
         failures: list[tuple[PortId, Frames, SendFailure]] = []
         link.send([list(frames) for frames in messages], 0.0, failures)
         return failures

@@ -27,6 +27,9 @@ from zpatterns.transfer import COMPILED, CompiledTransfer, PlainTransfer, Transf
 
 ROOT = Path(__file__).parent.parent
 
+MANY = 10_000
+"""Frames that a message may have where the test is about something else."""
+
 MAKERS = {"plain": plain_transfer} | ({"compiled": transfer} if COMPILED else {})
 
 
@@ -56,7 +59,13 @@ def connect(request) -> Iterator[Callable[..., Pair]]:
         context = stack.enter_context(new_context())
         numbers = iter(range(100))
 
-        def make(mine_kind: int = zmq.PAIR, other_kind: int = zmq.PAIR, hwm: int = 0, **options: Any) -> Pair:
+        def make(
+            mine_kind: int = zmq.PAIR,
+            other_kind: int = zmq.PAIR,
+            hwm: int = 0,
+            frames_max: int = MANY,
+            **options: Any,
+        ) -> Pair:
             mine, other = (
                 stack.enter_context(context.socket(mine_kind)),
                 stack.enter_context(context.socket(other_kind)),
@@ -69,7 +78,7 @@ def connect(request) -> Iterator[Callable[..., Pair]]:
             endpoint = f"inproc://{next(numbers)}"
             mine.bind(endpoint)
             other.connect(endpoint)
-            return Pair(mine, other, MAKERS[request.param](mine, mine_kind == zmq.ROUTER))
+            return Pair(mine, other, MAKERS[request.param](mine, mine_kind == zmq.ROUTER, frames_max))
 
         yield make
 
@@ -86,6 +95,7 @@ MESSAGES = [
     [b""],
     [b"", b""],
     [b"a", b"", b"c" * 29, b"d" * 30, b"e" * 31, b"f" * 33, b"g" * 34],
+    *([b"%d" % number for number in range(count)] for count in (7, 8, 9, 10)),
     [b"\x00" * 1_000_000, b"\xff" * 65_537],
     [b"%d" % number for number in range(1000)],
 ]
@@ -116,6 +126,31 @@ class TestReceiving:
         assert pair.transfer.receive(4) == [[b"0"], [b"1"], [b"2"], [b"3"]]
         assert pair.transfer.receive(0) == []
         assert pair.receive(6) == [[b"%d" % number] for number in range(4, 10)]
+
+    @pytest.mark.parametrize("frames_max", [1, 3, 8, 20])
+    def test_too_many_frames_are_dropped_and_counted_and_the_next_message_is_whole(self, connect, frames_max):
+        pair = connect(frames_max=frames_max)
+        most = [b"%d" % number for number in range(frames_max)]
+        for frames in (most, [*most, b"more"], most, [*most, *[b"more"] * 10], most):
+            pair.other.send_multipart(frames)
+        assert pair.receive(3) == [most, most, most]
+        assert pair.transfer.oversize == 2
+
+    def test_the_routing_id_is_one_of_the_frames(self, connect):
+        pair = connect(zmq.ROUTER, zmq.DEALER, frames_max=2)
+        pair.other.send_multipart([b"too", b"many"])
+        pair.other.send(b"one")
+        [[_, body]] = pair.receive(1)
+        assert (body, pair.transfer.oversize) == (b"one", 1)
+
+    def test_what_is_dropped_counts_for_the_budget(self, connect):
+        """Or a peer that sends nothing else would have the others wait."""
+        pair = connect(frames_max=1)
+        for _ in range(10):
+            pair.other.send_multipart([b"a", b"b"])
+        until(lambda: pair.mine.poll(0), "the messages")
+        assert pair.transfer.receive(4) == []
+        assert pair.transfer.oversize == 4
 
     def test_nothing_is_there(self, connect):
         assert connect().transfer.receive(10) == []
@@ -204,7 +239,7 @@ class TestSending:
 
 def send_through(wire: Wire, messages: list[Frames], request: pytest.FixtureRequest, way: str) -> list[Any]:
     """What each :meth:`Transfer.send` said until all were sent or had failed."""
-    made = PlainTransfer(list, lambda: None, wire, False) if way == "plain" else compiled_over(wire, request)
+    made = PlainTransfer(list, lambda: None, wire, False, MANY) if way == "plain" else compiled_over(wire, request)
     said, at = [], 0
     while at < len(messages):
         at, error, begun = made.send(messages, at, len(messages))
@@ -214,27 +249,21 @@ def send_through(wire: Wire, messages: list[Frames], request: pytest.FixtureRequ
 
 
 def compiled_over(wire: Wire, request: pytest.FixtureRequest) -> Transfer:
-    """The compiled module with `wire` in the place of ``zmq_msg_send``."""
+    """The compiled module with `wire` in the place of ``zmq_send``."""
     module = transfer_module._compiled
     assert module is not None
     library = ctypes.CDLL(importlib.import_module("zmq.backend.cython._zmq").__file__)
-    library.zmq_msg_data.restype = ctypes.c_void_p
-    library.zmq_msg_size.restype = ctypes.c_size_t
     failed = 0
 
-    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
-    def send(message: int, socket: int, flags: int) -> int:
+    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    def send(socket: int, data: int, size: int, flags: int) -> int:
         nonlocal failed
-        at = ctypes.c_void_p(message)
-        size = library.zmq_msg_size(at)
-        frame = ctypes.string_at(library.zmq_msg_data(at), size)
         try:
-            wire(frame, flags)
+            wire(ctypes.string_at(data, size), flags)
         except zmq.ZMQError as error:
             failed = error.errno or 0
             return -1
-        library.zmq_msg_close(at)
-        return int(size)
+        return size
 
     @ctypes.CFUNCTYPE(ctypes.c_int)
     def error() -> int:
@@ -242,7 +271,8 @@ def compiled_over(wire: Wire, request: pytest.FixtureRequest) -> Transfer:
 
     real = [ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in transfer_module._FUNCTIONS]
     fake = list(real)
-    fake[3], fake[9] = ctypes.cast(send, ctypes.c_void_p).value, ctypes.cast(error, ctypes.c_void_p).value
+    for name, function in (("zmq_send", send), ("zmq_errno", error)):
+        fake[transfer_module._FUNCTIONS.index(name)] = ctypes.cast(function, ctypes.c_void_p).value
     module.load(*fake)
     keep = (send, error)
     request.addfinalizer(lambda: (module.load(*real), keep))
@@ -250,7 +280,7 @@ def compiled_over(wire: Wire, request: pytest.FixtureRequest) -> Transfer:
     class Handle:
         underlying = 1
 
-    return CompiledTransfer(module, Handle())  # type: ignore[arg-type]
+    return CompiledTransfer(module, Handle(), MANY)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("way", MAKERS)
@@ -293,7 +323,7 @@ class TestTheModule:
     def test_it_touches_no_closed_socket(self, way):
         with new_context() as context:
             socket = context.socket(zmq.PAIR)
-            made = MAKERS[way](socket, False)
+            made = MAKERS[way](socket, False, MANY)
             socket.close()
             for call in (made.events, lambda: made.receive(1)):
                 with pytest.raises(zmq.ZMQError):
@@ -305,8 +335,9 @@ class TestTheModule:
 
 
 def test_nothing_leaks(connect):
-    pair = connect()
+    pair = connect(frames_max=20)
     frames = [b"x" * size for size in (0, 5, 33, 1000, 10_000)]
+    too_many = [b"y" * 100] * 21
 
     def measure() -> tuple[int, float]:
         gc.collect()
@@ -319,6 +350,7 @@ def test_nothing_leaks(connect):
             pair.transfer.send([frames] * 10, 0, 10)
             for _ in range(10):
                 pair.other.send_multipart(pair.other.recv_multipart())
+                pair.other.send_multipart(too_many)
             assert pair.receive(10) == [frames] * 10
 
     rounds(50)
@@ -335,7 +367,11 @@ class TestLoading:
         monkeypatch.setattr(zmq, "zmq_version_info", lambda: (4, 0, 9))
         assert transfer_module._load() is None
 
+    def test_a_module_compiled_of_another_source_is_not_used(self, monkeypatch):
+        monkeypatch.setattr(transfer_module, "_FUNCTIONS", transfer_module._FUNCTIONS[:-1])
+        assert transfer_module._load() is None
+
     def test_without_the_module_pyzmq_serves(self, monkeypatch):
         monkeypatch.setattr(transfer_module, "_compiled", None)
         with new_context() as context, context.socket(zmq.PAIR) as socket:
-            assert isinstance(transfer(socket, False), PlainTransfer)
+            assert isinstance(transfer(socket, False, MANY), PlainTransfer)

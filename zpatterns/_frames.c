@@ -18,35 +18,35 @@ typedef union {
 
 enum { DONTWAIT = 1, SNDMORE = 2, EVENTS = 15 };
 
+/* Nearly all messages have no more frames than this. */
+enum { FEW = 8 };
+
 static struct {
     int (*init)(message_t *);
-    int (*init_size)(message_t *, size_t);
     int (*recv)(message_t *, void *, int);
-    int (*send)(message_t *, void *, int);
     int (*more)(const message_t *);
     void *(*data)(message_t *);
     size_t (*size)(const message_t *);
     int (*close)(message_t *);
+    int (*send)(void *, const void *, size_t, int);
     int (*get)(void *, int, void *, size_t *);
     int (*error)(void);
 } zmq;
 
 static PyObject *load(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    unsigned long long at[10];
-    if (!PyArg_ParseTuple(args, "KKKKKKKKKK:load", at, at + 1, at + 2, at + 3, at + 4, at + 5, at + 6, at + 7, at + 8,
-                          at + 9))
+    unsigned long long at[9];
+    if (!PyArg_ParseTuple(args, "KKKKKKKKK:load", at, at + 1, at + 2, at + 3, at + 4, at + 5, at + 6, at + 7, at + 8))
         return NULL;
     zmq.init = (int (*)(message_t *))(uintptr_t)at[0];
-    zmq.init_size = (int (*)(message_t *, size_t))(uintptr_t)at[1];
-    zmq.recv = (int (*)(message_t *, void *, int))(uintptr_t)at[2];
-    zmq.send = (int (*)(message_t *, void *, int))(uintptr_t)at[3];
-    zmq.more = (int (*)(const message_t *))(uintptr_t)at[4];
-    zmq.data = (void *(*)(message_t *))(uintptr_t)at[5];
-    zmq.size = (size_t (*)(const message_t *))(uintptr_t)at[6];
-    zmq.close = (int (*)(message_t *))(uintptr_t)at[7];
-    zmq.get = (int (*)(void *, int, void *, size_t *))(uintptr_t)at[8];
-    zmq.error = (int (*)(void))(uintptr_t)at[9];
+    zmq.recv = (int (*)(message_t *, void *, int))(uintptr_t)at[1];
+    zmq.more = (int (*)(const message_t *))(uintptr_t)at[2];
+    zmq.data = (void *(*)(message_t *))(uintptr_t)at[3];
+    zmq.size = (size_t (*)(const message_t *))(uintptr_t)at[4];
+    zmq.close = (int (*)(message_t *))(uintptr_t)at[5];
+    zmq.send = (int (*)(void *, const void *, size_t, int))(uintptr_t)at[6];
+    zmq.get = (int (*)(void *, int, void *, size_t *))(uintptr_t)at[7];
+    zmq.error = (int (*)(void))(uintptr_t)at[8];
     Py_RETURN_NONE;
 }
 
@@ -80,90 +80,111 @@ static PyObject *events(PyObject *Py_UNUSED(module), PyObject *handle)
     return PyLong_FromLong(ready);
 }
 
-/* One message as a list of bytes; NULL without an exception when there is none, or with one. A message of which
- * a frame finds no memory is read to its end all the same, or its rest would be taken for the next. */
-static PyObject *receive_one(void *socket)
+/* A list of objects that were ours; NULL with an exception. */
+static PyObject *list_of(PyObject **objects, Py_ssize_t count)
 {
-    PyObject *frames = NULL;
-    int more = 1, failed = 0;
+    PyObject *list = PyList_New(count);
+    while (count-- > 0)
+        if (list)
+            PyList_SetItem(list, count, objects[count]);
+        else
+            Py_DECREF(objects[count]);
+    return list;
+}
+
+/* One message as a list of bytes; NULL without an exception when there is none, or with one. A message of which
+ * a frame finds no memory is read to its end all the same, or its rest would be taken for the next. So is one of more
+ * than `most` frames: NULL without an exception, and `*too_long`. What `message` held before, libzmq frees. */
+static PyObject *receive_one(void *socket, message_t *message, Py_ssize_t most, int *too_long)
+{
+    PyObject *few[FEW], *frames = NULL;
+    Py_ssize_t count = 0, kept = 0;
+    int more = 1, failed = 0, ended = 0;
     while (more) {
-        message_t message;
         PyObject *frame;
-        zmq.init(&message);
-        while (zmq.recv(&message, socket, DONTWAIT) < 0) {
+        if (zmq.recv(message, socket, DONTWAIT) < 0) {
             int error = zmq.error();
             if (error == EINTR)
                 continue;
-            zmq.close(&message);
-            Py_XDECREF(frames);
             if (error != EAGAIN && !failed) {
                 errno = error;
                 PyErr_SetFromErrno(PyExc_OSError);
             }
-            return NULL;
+            ended = 1;
+            break;
         }
-        more = zmq.more(&message);
-        if (!failed) {
-            frame = PyBytes_FromStringAndSize(zmq.data(&message), (Py_ssize_t)zmq.size(&message));
-            if (!frames && frame)
-                frames = PyList_New(0);
-            failed = !frame || !frames || PyList_Append(frames, frame) < 0;
-            Py_XDECREF(frame);
+        more = zmq.more(message);
+        if (++count > most || failed)
+            continue;
+        frame = PyBytes_FromStringAndSize(zmq.data(message), (Py_ssize_t)zmq.size(message));
+        if (!frame) {
+            failed = 1;
+        } else if (!frames && kept < FEW) {
+            few[kept++] = frame;
+        } else {
+            if (!frames) {
+                frames = list_of(few, kept);
+                kept = 0;
+            }
+            failed = !frames || PyList_Append(frames, frame) < 0;
+            Py_DECREF(frame);
         }
-        zmq.close(&message);
     }
-    if (failed) {
-        Py_XDECREF(frames);
-        return NULL;
-    }
-    return frames;
+    *too_long = !ended && count > most;
+    if (!ended && !failed && !*too_long)
+        return frames ? frames : list_of(few, kept);
+    Py_XDECREF(frames);
+    while (kept > 0)
+        Py_DECREF(few[--kept]);
+    return NULL;
 }
 
 static PyObject *receive(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
+    message_t message;
     PyObject *batch;
-    Py_ssize_t budget;
+    Py_ssize_t budget, most, dropped = 0;
     void *socket;
-    if (count != 2) {
-        PyErr_SetString(PyExc_TypeError, "receive(handle, budget)");
+    if (count != 3) {
+        PyErr_SetString(PyExc_TypeError, "receive(handle, budget, most)");
         return NULL;
     }
     budget = PyLong_AsSsize_t(args[1]);
+    most = PyLong_AsSsize_t(args[2]);
     if (PyErr_Occurred() || !(socket = socket_of(args[0])) || !(batch = PyList_New(0)))
         return NULL;
+    zmq.init(&message);
     while (budget-- > 0) {
-        PyObject *frames = receive_one(socket);
+        int too_long;
+        PyObject *frames = receive_one(socket, &message, most, &too_long);
+        if (!frames && too_long && !PyErr_Occurred()) {
+            dropped++;
+            continue;
+        }
         if (!frames || PyList_Append(batch, frames) < 0) {
             Py_XDECREF(frames);
-            if (PyErr_Occurred()) {
-                if (PyList_Size(batch) > 0 && PyErr_ExceptionMatches(PyExc_OSError)) {
-                    /* What has come counts; the next call finds the same error. */
-                    PyErr_Clear();
-                    break;
-                }
-                Py_DECREF(batch);
-                return NULL;
-            }
             break;
         }
         Py_DECREF(frames);
     }
-    return batch;
+    zmq.close(&message);
+    if (PyErr_Occurred()) {
+        if (PyList_Size(batch) == 0 || !PyErr_ExceptionMatches(PyExc_OSError)) {
+            Py_DECREF(batch);
+            return NULL;
+        }
+        PyErr_Clear(); /* What has come counts; the next call finds the same error. */
+    }
+    return Py_BuildValue("(Nn)", batch, dropped);
 }
 
 /* One frame: the errno of libzmq, or 0. */
 static int send_frame(void *socket, const char *data, size_t size, int flags)
 {
-    message_t message;
-    if (zmq.init_size(&message, size) < 0)
-        return zmq.error();
-    memcpy(zmq.data(&message), data, size);
-    while (zmq.send(&message, socket, flags) < 0) {
+    while (zmq.send(socket, data, size, flags) < 0) {
         int error = zmq.error();
-        if (error == EINTR)
-            continue;
-        zmq.close(&message);
-        return error;
+        if (error != EINTR)
+            return error;
     }
     return 0;
 }
@@ -231,7 +252,7 @@ static PyObject *send_many(PyObject *Py_UNUSED(module), PyObject *const *args, P
 }
 
 static PyMethodDef methods[] = {
-    {"load", load, METH_VARARGS, "The addresses of the ten functions of libzmq."},
+    {"load", load, METH_VARARGS, "The addresses of the nine functions of libzmq."},
     {"events", events, METH_O, "See zpatterns.transfer."},
     {"receive", (PyCFunction)(void (*)(void))receive, METH_FASTCALL, "See zpatterns.transfer."},
     {"send", (PyCFunction)(void (*)(void))send_many, METH_FASTCALL, "See zpatterns.transfer."},

@@ -217,7 +217,7 @@ class Link:
         self._socket = socket
         self._settings = settings
         self.routed = kind is SocketKind.ROUTER
-        self._transfer: Transfer = transfer(socket, self.routed)
+        self._transfer: Transfer = transfer(socket, self.routed, settings.frames_max)
         self._boxes: dict[bytes, _Outbox] = {}
         self._boxed_bytes = 0
         self.port = port
@@ -286,11 +286,9 @@ class Link:
     def receive(self, budget: int) -> list[Frames]:
         """Up to `budget` messages that have arrived; fewer once there are no more."""
         batch = self._transfer.receive(budget)
-        limit = self._settings.frames_max
-        if batch and max(map(len, batch)) > limit:
-            within = [frames for frames in batch if len(frames) <= limit]
-            self.oversize += len(batch) - len(within)
-            return within
+        if self._transfer.oversize:
+            self.oversize += self._transfer.oversize
+            self._transfer.oversize = 0
         return batch
 
     def send(self, messages: list[Frames], now: float, failures: list[tuple[PortId, Frames, SendFailure]]) -> None:

@@ -29,13 +29,12 @@ and whether its first frames had been taken already."""
 
 _FUNCTIONS = (
     "zmq_msg_init",
-    "zmq_msg_init_size",
     "zmq_msg_recv",
-    "zmq_msg_send",
     "zmq_msg_more",
     "zmq_msg_data",
     "zmq_msg_size",
     "zmq_msg_close",
+    "zmq_send",
     "zmq_getsockopt",
     "zmq_errno",
 )
@@ -43,6 +42,9 @@ _FUNCTIONS = (
 
 class Transfer(Protocol):
     """One socket's messages. No call ever waits."""
+
+    oversize: int
+    """Messages that were dropped since this was last set to 0, for they had too many frames."""
 
     @property
     def end_is_cheap(self) -> bool:
@@ -62,7 +64,7 @@ class PlainTransfer:
     """Through pyzmq's own calls, given as functions."""
 
     end_is_cheap = False  # it is an exception
-    __slots__ = ("_poll", "_receive", "_routed", "_send")
+    __slots__ = ("_frames_max", "_poll", "_receive", "_routed", "_send", "oversize")
 
     def __init__(
         self,
@@ -70,18 +72,21 @@ class PlainTransfer:
         receive: Callable[..., Any],
         send: Callable[[bytes, int], Any],
         routed: bool,
+        frames_max: int,
     ) -> None:
         self._poll = poll
         self._receive = receive
         self._send = send
         self._routed = routed
+        self._frames_max = frames_max
+        self.oversize = 0
 
     def events(self) -> int:
         ready = self._poll()
         return int(ready[0][1]) if ready else 0
 
     def receive(self, budget: int) -> list[Frames]:
-        recv, routed = self._receive, self._routed
+        recv, routed, frames_max = self._receive, self._routed, self._frames_max
         batch: list[Frames] = []
         try:
             for _ in range(budget):
@@ -95,8 +100,12 @@ class PlainTransfer:
                     frames = [frame.bytes]
                 while frame.more:
                     frame = recv(_NOBLOCK, False)
-                    frames.append(frame.bytes)
-                batch.append(frames)
+                    if len(frames) <= frames_max:
+                        frames.append(frame.bytes)
+                if len(frames) <= frames_max:
+                    batch.append(frames)
+                else:
+                    self.oversize += 1
         except zmq.Again:
             pass
         return batch
@@ -128,11 +137,13 @@ class CompiledTransfer:
     """Through ``_frames.c``."""
 
     end_is_cheap = True
-    __slots__ = ("_module", "_socket")
+    __slots__ = ("_frames_max", "_module", "_socket", "oversize")
 
-    def __init__(self, module: ModuleType, socket: zmq.Socket[bytes]) -> None:
+    def __init__(self, module: ModuleType, socket: zmq.Socket[bytes], frames_max: int) -> None:
         self._module = module
         self._socket = socket
+        self._frames_max = frames_max
+        self.oversize = 0
 
     # A closed socket's handle is 0, which is refused: what is freed is never touched.
 
@@ -144,9 +155,11 @@ class CompiledTransfer:
 
     def receive(self, budget: int) -> list[Frames]:
         try:
-            return self._module.receive(self._socket.underlying, budget)  # type: ignore[no-any-return]
+            batch, oversize = self._module.receive(self._socket.underlying, budget, self._frames_max)
         except OSError as error:
             raise zmq.ZMQError(error.errno) from None
+        self.oversize += oversize
+        return batch  # type: ignore[no-any-return]
 
     def send(self, messages: list[Frames], start: int, stop: int) -> Sent:
         try:
@@ -165,7 +178,7 @@ def _load() -> ModuleType | None:
         if tuple(part.value for part in parts) != zmq.zmq_version_info():
             return None  # not the library that made pyzmq's sockets
         module.load(*(ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in _FUNCTIONS))
-    except (ImportError, OSError, AttributeError):
+    except (ImportError, OSError, AttributeError, TypeError):  # the last: it was compiled of another source than this
         return None
     return module
 
@@ -176,13 +189,16 @@ COMPILED = _compiled is not None
 """Whether messages go through ``_frames.c``."""
 
 
-def plain_transfer(socket: zmq.Socket[bytes], routed: bool) -> Transfer:
-    """The messages of `socket` through pyzmq; `routed`: whether frame 0 is a routing id."""
+def plain_transfer(socket: zmq.Socket[bytes], routed: bool, frames_max: int) -> Transfer:
+    """The messages of `socket` through pyzmq; `routed`: whether frame 0 is a routing id, `frames_max`: the most frames
+    that a received message may have, the routing id included."""
     # Faster than the option: pyzmq makes an enum's member of each option's number.
     poll = functools.partial(zmq.zmq_poll, [(socket, zmq.POLLIN | zmq.POLLOUT)], 0)
-    return PlainTransfer(poll, socket.recv, zmq.backend.Socket.send.__get__(socket), routed)
+    return PlainTransfer(poll, socket.recv, zmq.backend.Socket.send.__get__(socket), routed, frames_max)
 
 
-def transfer(socket: zmq.Socket[bytes], routed: bool) -> Transfer:
-    """The messages of `socket`, the fastest way there is here."""
-    return plain_transfer(socket, routed) if _compiled is None else CompiledTransfer(_compiled, socket)
+def transfer(socket: zmq.Socket[bytes], routed: bool, frames_max: int) -> Transfer:
+    """:func:`plain_transfer`, or the fastest way there is here."""
+    if _compiled is None:
+        return plain_transfer(socket, routed, frames_max)
+    return CompiledTransfer(_compiled, socket, frames_max)

@@ -29,6 +29,7 @@ class SimTransfer:
     """A simulated socket's messages, in and out: what is read and what was taken is told to the world's observers."""
 
     end_is_cheap = False
+    oversize = 0
     __slots__ = ("_link", "_sim", "_world")
 
     def __init__(self, link: SimLink) -> None:
