@@ -36,7 +36,7 @@ import sys
 import threading
 import tokenize
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,9 +104,12 @@ def all_commands() -> list[tuple[str, click.Command, str]]:
     return list(commands_below(zpatterns_command, "zpatterns", "ZPATTERNS"))
 
 
-def run_page(page: Path, directory: Path) -> None:
-    """Run every block of `page` in an empty `directory`. Raises AssertionError with the page's line."""
-    with Session(page, directory) as session:
+def run_page(page: Path, directory: Path, python: Sequence[str] = (sys.executable,)) -> None:
+    """Run every block of `page` in an empty `directory`. Raises AssertionError with the page's line.
+
+    `python`: the command that does what an interpreter would, in the shell of the page.
+    """
+    with Session(page, directory, python) as session:
         for block in blocks_of(page):
             if block.language == "python":
                 session.python(block)
@@ -117,8 +120,9 @@ def run_page(page: Path, directory: Path) -> None:
 class Session:
     """A reader at work on one page: a shell, an interpreter, and free ports in the place of the page's."""
 
-    def __init__(self, page: Path, directory: Path) -> None:
+    def __init__(self, page: Path, directory: Path, python: Sequence[str]) -> None:
         self.page = page
+        self._python = python
         self._work = directory / "work"
         self._outputs = directory / "outputs"
         self._programs = directory / "programs"
@@ -225,7 +229,7 @@ class Session:
             programs[name] = programs[name].replace(f"{name!r}", f'"{name}"')
         for name, arguments in programs.items():
             path = self._programs / name
-            path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {arguments} "$@"\n')
+            path.write_text(f'#!/bin/sh\nexec {shlex.join(self._python)} {arguments} "$@"\n')
             path.chmod(0o755)
 
     def _environment(self) -> dict[str, str]:

@@ -22,6 +22,7 @@ from tests.cli.processes import is_alive
 from tests.diagrams import state_diagram
 from tests.pages import ROOT, all_commands, blocks_of, prose_of, run_page
 from tests.tables import DOCS, code, levels_of, options_of, options_of_both, table_after
+from tests.warm.starting import WarmInterpreter
 from zpatterns import core, driver, errors
 from zpatterns.bstar.bstar_state import CHANGES, State
 from zpatterns.cli import base
@@ -52,8 +53,13 @@ def each_page(test: Any) -> Any:
 
 @pytest.mark.timeout(200)  # many steps, each with a deadline of its own
 @each_page
-def test_what_a_page_shows_is_what_happens(page: Path, tmp_path: Path):
-    run_page(page, tmp_path)
+def test_what_a_page_shows_is_what_happens(page: Path, tmp_path: Path, warm_interpreter: WarmInterpreter | None):
+    # The first page is what a reader has, to the last import; the others are forked.
+    if warm_interpreter is None or page is README:
+        run_page(page, tmp_path)
+    else:
+        with warm_interpreter.forking():
+            run_page(page, tmp_path, warm_interpreter.command)
 
 
 @each_page

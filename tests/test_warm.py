@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,8 +17,6 @@ from tests.cli.processes import is_alive
 from tests.waiting import DEADLINE, until
 from tests.warm.starting import WarmInterpreter, starting_as_usual
 from zpatterns.testing import Guard
-
-SHIM = str(Path(__file__).parent / "warm" / "shim.py")
 
 SEEN = """
 import json, os, signal, stat, sys, threading, warnings
@@ -139,7 +136,7 @@ def test_a_program_is_a_child_like_any_other(interpreter):
 
 @contextlib.contextmanager
 def through_the_shim(interpreter: WarmInterpreter, code: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-I", "-S", SHIM, interpreter.path, "-u", "-c", f"import os; print(os.getpid()); {code}"]
+    command = [*interpreter.command, "-u", "-c", f"import os; print(os.getpid()); {code}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             yield process
@@ -181,7 +178,7 @@ def test_a_shim_that_is_killed_takes_the_program_along(interpreter):
 
 def test_a_shim_takes_an_interpreter_of_its_own_where_that_is_needed(interpreter):
     result = subprocess.run(
-        [sys.executable, "-I", "-S", SHIM, interpreter.path, "-P", "-c", "import sys; print(sys.flags.safe_path)"],
+        [*interpreter.command, "-P", "-c", "import sys; print(sys.flags.safe_path)"],
         capture_output=True,
         timeout=DEADLINE,
     )

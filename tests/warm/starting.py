@@ -53,6 +53,11 @@ class WarmInterpreter:
                 env=env,
             )
 
+    @property
+    def command(self) -> list[str]:
+        """What shells start in the place of ``python``."""
+        return [sys.executable, "-I", "-S", str(HERE / "shim.py"), self.path]
+
     def start(self, request: dict[str, Any], descriptors: list[int]) -> int | None:
         """Have a child of this process forked; its id, or None for what takes an interpreter of its own."""
         body = marshal.dumps(request)
