@@ -7,6 +7,7 @@ import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from tests.example import ExampleCore, OnReactor
 from tests.waiting import DEADLINE, until
 from zpatterns.core import Frames
 from zpatterns.errors import RemoteError
-from zpatterns.handlers import _PARTS_AHEAD, Lane, Request, is_stream, to_frames
+from zpatterns.handlers import _PARTS_AHEAD, Lane, Request, Threads, is_stream, to_frames
 
 REQUEST = Request((b"one", b"two"), "service", b"client")
 
@@ -45,13 +46,14 @@ class Lanes:
         self.driven = OnReactor(self.core)
         self.driver: Any = self.driven.driver
         self.lanes: list[Lane] = []
+        self.threads = Threads(self.driven.do(asyncio.get_running_loop))
 
     @property
     def told(self) -> list[tuple[Any, ...]]:
         return self.core.told
 
     def make(self, handler: Callable[[Request], Any]) -> Lane:
-        self.lanes.append(Lane(handler, self.core, self.driver, "lane"))
+        self.lanes.append(Lane(handler, self.core, self.driver, "lane", self.threads))
         return self.lanes[-1]
 
     def start(self, lane: Lane, run: int = 1) -> None:
@@ -461,10 +463,15 @@ class TestCancelling:
         assert lanes.end(2) == [("part", 2, [b"part"]), ("part", 2, [b"another"]), ("done", 2, [b""])]
 
     def test_closing_ends_the_thread_once_its_handler_has_returned(self, lanes):
-        release = threading.Event()
-        lane = lanes.make(lambda request: release.wait(DEADLINE))
+        begun, release = threading.Event(), threading.Event()
+
+        def handler(request: Request) -> None:
+            begun.set()
+            release.wait(DEADLINE)
+
+        lane = lanes.make(handler)
         lanes.start(lane)
-        until(lambda: lane._thread is not None and lane._work.empty(), "the handler")
+        assert begun.wait(DEADLINE)
         lanes.driven.do(lane.close)
         thread = lane._thread
         assert thread.is_alive()
@@ -486,6 +493,63 @@ class TestCancelling:
         lanes.driven.do(lambda: None)
         lanes.driven.do(lane.close)
         assert cleaned.wait(DEADLINE)
+
+
+class TestThreads:
+    """The lanes of a service share their threads."""
+
+    def test_no_lane_waits_for_another(self, lanes):
+        meeting = threading.Barrier(4)
+
+        def meet(request: Request) -> None:
+            meeting.wait(DEADLINE)
+
+        for run in range(1, 5):
+            lanes.start(lanes.make(meet), run)
+        until(lambda: len(lanes.told) == 4, "all have met")
+        assert sorted(lanes.told) == [("done", run, [b""]) for run in range(1, 5)]
+        assert len({lane._thread for lane in lanes.lanes}) == 4
+
+    def test_a_handler_that_does_not_return_keeps_no_other_lane_from_going_on(self, lanes):
+        release = threading.Event()
+
+        def hang(request: Request) -> None:
+            release.wait(DEADLINE)
+
+        lanes.start(lanes.make(hang), 99)
+        quick = lanes.make(plain)
+        for run in range(1, 20):
+            lanes.start(quick, run)
+            assert lanes.end(run) == [("done", run, [b"onetwo"])]
+        release.set()
+        assert lanes.end(99) == [("done", 99, [b""])]
+
+    def test_the_loop_is_woken_once_for_what_has_come_together(self):
+        """That is most of what a request to a quick handler would cost."""
+        woken: list[Callable[[], object]] = []
+        heard: list[int] = []
+        threads = Threads(SimpleNamespace(call_soon_threadsafe=woken.append))  # type: ignore[arg-type]
+        for number in range(3):
+            threads.tell(functools.partial(heard.append, number))
+        assert (len(woken), heard) == (1, [])
+        woken.pop()()
+        assert heard == [0, 1, 2]
+        threads.tell(functools.partial(heard.append, 3))
+        woken.pop()()
+        assert heard == [0, 1, 2, 3]
+
+    def test_news_that_raise_keep_none_back(self, lanes):
+        def raises() -> None:
+            raise ValueError("news")
+
+        heard = threading.Event()
+        lanes.driven.do(lambda: (lanes.threads.tell(raises), lanes.threads.tell(heard.set)))
+        assert heard.wait(DEADLINE)
+
+    def test_what_is_told_after_the_loop_has_ended_is_nobodys(self):
+        loop = asyncio.new_event_loop()
+        loop.close()
+        Threads(loop).tell(lambda: None)
 
 
 class TestBackPressure:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import queue
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from types import AsyncGeneratorType
 from typing import Any, Protocol, TypeAlias
 
 from zpatterns.core import Frames
@@ -74,8 +78,11 @@ def to_frames(value: object) -> Frames:
     """One frame or several, as the wire wants them: at least one. Errors: TypeError for what is no body."""
     if value is None:
         return [b""]
-    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview | str):
-        return [_frame(part) for part in value] or [b""]
+    # Most are tuples or lists; to find out whether another class is a Sequence takes ten times as long.
+    if isinstance(value, tuple | list) or (
+        isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview | str)
+    ):
+        return [part if type(part) is bytes else _frame(part) for part in value] or [b""]
     return [_frame(value)]
 
 
@@ -106,18 +113,68 @@ def _function(handler: Handler) -> Callable[..., Any]:
     return handler  # functools.partial, which inspect looks through
 
 
+class Threads:
+    """Where the plain handlers of a service's lanes run: whichever thread is free takes the next request.
+
+    One thread answers many requests to a quick handler before another begins, and the loop is woken once for all those
+    answers: to switch threads costs more than all else that is done for a request.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._told: deque[Callable[[], None]] = deque()
+        self._is_woken = False
+
+    def add(self, name: str) -> threading.Thread:
+        """One more. Each lane that has work brings one, so that none waits for the handler of another."""
+        # A daemon: a handler that never returns must not keep the process from ending.
+        thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        thread.start()
+        return thread
+
+    def remove(self) -> None:
+        """End one of them, as soon as one is free."""
+        self._work.put(None)
+
+    def run(self, work: Callable[[], None]) -> None:
+        """Have `work` done by a thread."""
+        self._work.put(work)
+
+    def tell(self, news: Callable[[], None]) -> None:
+        """Have `news` called on the loop, after what the same thread has told before. From any thread."""
+        self._told.append(news)
+        if not self._is_woken:
+            self._is_woken = True
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it whatever this was for
+                self._loop.call_soon_threadsafe(self._hear)
+
+    def _serve(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+
+    def _hear(self) -> None:
+        self._is_woken = False  # first: what is told too late for us to see it must wake the loop again
+        try:
+            while self._told:
+                self._told.popleft()()
+        finally:
+            if self._told:  # one has raised; the others cannot wait for whoever tells something next
+                self._loop.call_soon(self._hear)
+
+
 class Lane:
     """Runs the handler of one core, one request at a time, and tells the core what comes of it."""
 
-    def __init__(self, handler: Handler, core: HandlerCore, driver: ReactorDriver, name: str) -> None:
+    def __init__(self, handler: Handler, core: HandlerCore, driver: ReactorDriver, name: str, threads: Threads) -> None:
         self._handler = handler
         self._core = core
         self._driver = driver
         self._name = name
         self._is_async = _is_async(handler)
         self._task: asyncio.Task[None] | None = None
-        self._work: queue.SimpleQueue[tuple[int, Request] | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._threads = threads
+        self._thread: threading.Thread | None = None  # the one that this lane has brought
         self._cancelled: int | None = None  # -1: every run
         self._room = threading.Semaphore(_PARTS_AHEAD)
         self._making_room: set[asyncio.Task[None]] = set()
@@ -128,10 +185,8 @@ class Lane:
             self._task = asyncio.get_running_loop().create_task(self._run_async(run, request), name=self._name)
             return
         if self._thread is None:
-            # A daemon: a handler that never returns must not keep the process from ending.
-            self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
-            self._thread.start()
-        self._work.put((run, request))
+            self._thread = self._threads.add(self._name)
+        self._threads.run(partial(self._run_in_thread, run, request))
 
     def cancel(self, run: int) -> None:
         """Stop run `run` where that can be done: at a coroutine's next await, a generator's next item."""
@@ -141,10 +196,10 @@ class Lane:
             self._task.get_loop().call_soon(self._task.cancel)
 
     def close(self) -> None:
-        """End the thread once it is done with what it does."""
+        """Leave with the thread that it has brought, once one is done with what it does."""
         self._cancelled = -1
         if self._thread is not None:
-            self._work.put(None)
+            self._threads.remove()
             self._room.release()
         if self._task is not None:
             self._task.cancel()
@@ -155,11 +210,11 @@ class Lane:
         core, driver = self._core, self._driver
         try:
             result = self._handler(request)
-            if isinstance(result, AsyncGenerator):
+            if isinstance(result, AsyncGeneratorType):
                 try:
                     async for part in result:
                         driver.call(core.handler_partial, run, to_frames(part), driver.now())
-                        await self._driver.uncongested()
+                        await driver.uncongested()
                 finally:
                     await result.aclose()
                 frames = [b""]
@@ -172,8 +227,23 @@ class Lane:
         except BaseException as error:  # SystemExit too: it is the handler's, not the worker's, to leave
             self._tell_error(run, error)
         else:
-            if not driver.closed:
-                driver.call(core.handler_done, run, frames, driver.now())
+            self._tell_done(run, frames)
+
+    def _tell_done(self, run: int, frames: Frames) -> None:
+        driver = self._driver
+        if not driver.closed:
+            driver.call(self._core.handler_done, run, frames, driver.now())
+
+    def _tell_partial(self, run: int, frames: Frames) -> None:
+        driver = self._driver
+        if not driver.closed:
+            driver.call(self._core.handler_partial, run, frames, driver.now())
+            self._making_room.add(task := asyncio.get_running_loop().create_task(self._make_room()))
+            task.add_done_callback(self._making_room.discard)
+
+    async def _make_room(self) -> None:
+        await self._driver.uncongested()
+        self._room.release()
 
     def _tell_error(self, run: int, error: BaseException) -> None:
         if isinstance(error, RemoteError):
@@ -187,14 +257,9 @@ class Lane:
         if not self._driver.closed:
             self._driver.call(self._core.handler_failed, run, code, message, self._driver.now())
 
-    # In the thread.
-
-    def _serve(self) -> None:
-        while (item := self._work.get()) is not None:
-            self._run_in_thread(*item)
+    # In a thread.
 
     def _run_in_thread(self, run: int, request: Request) -> None:
-        tell = self._driver.call_threadsafe
         try:
             result = self._handler(request)
             if isinstance(result, Generator):
@@ -203,9 +268,9 @@ class Lane:
             else:
                 frames = to_frames(result)
         except BaseException as error:  # as above
-            tell(self._tell_error, run, error)
+            self._threads.tell(partial(self._tell_error, run, error))
         else:
-            tell(self._tell_done, run, frames)
+            self._threads.tell(partial(self._tell_done, run, frames))
 
     def _run_generator(self, run: int, generator: Generator[object, None, object]) -> object:
         try:
@@ -215,19 +280,7 @@ class Lane:
                 except StopIteration as stop:
                     return stop.value
                 self._room.acquire()
-                self._driver.call_threadsafe(self._tell_partial, run, part)
+                self._threads.tell(partial(self._tell_partial, run, part))
             return None
         finally:
             generator.close()
-
-    def _tell_done(self, run: int, frames: Frames) -> None:
-        self._core.handler_done(run, frames, self._driver.now())
-
-    def _tell_partial(self, run: int, frames: Frames) -> None:
-        self._core.handler_partial(run, frames, self._driver.now())
-        self._making_room.add(task := asyncio.get_running_loop().create_task(self._make_room()))
-        task.add_done_callback(self._making_room.discard)
-
-    async def _make_room(self) -> None:
-        await self._driver.uncongested()
-        self._room.release()

@@ -7,7 +7,7 @@ from typing import Any
 
 from zpatterns.core import Cancel, Command, Event, Run, SocketKind
 from zpatterns.errors import EndpointError
-from zpatterns.handlers import Handler, Handles, Lane, Request, is_stream
+from zpatterns.handlers import Handler, Handles, Lane, Request, Threads, is_stream
 from zpatterns.reactor import Reactor
 from zpatterns.server_core import PORT, ServerCore, ServerStatistics
 from zpatterns.service import Service
@@ -61,8 +61,9 @@ class Server(Handles, Service):
 
     def _attach(self, reactor: Reactor) -> None:
         driver = self._drive(reactor, self._core, settings=self._settings, on_command=self._on_command)
+        threads = Threads(reactor.loop)
         self._lanes += [
-            Lane(self._handler, self._core, driver, f"{self.source}:{number}")
+            Lane(self._handler, self._core, driver, f"{self.source}:{number}", threads)
             for number in range(self._core.options.concurrency)
         ]
         self.endpoints = tuple(driver.bind(PORT, SocketKind.ROUTER, endpoint) for endpoint in self._wanted)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from typing import Any, TypeVar
 
 from zpatterns.core import Cancel, Command, Event, Rng, Run
-from zpatterns.handlers import Handler, Handles, Lane, Request
+from zpatterns.handlers import Handler, Handles, Lane, Request, Threads
 from zpatterns.reactor import Reactor, ReactorDriver
 from zpatterns.service import Service
 from zpatterns.sockets import SocketSettings
@@ -82,6 +83,7 @@ class LaneWorker(Handles, Service):
 
     def _attach(self, reactor: Reactor) -> None:
         label = f"{self.source}:{self._name}" if self._name else self.source
+        threads = Threads(reactor.loop)
         for number in range(self._concurrency):
             core = self._lane_core(reactor.rng)
             driver = ReactorDriver(
@@ -89,12 +91,12 @@ class LaneWorker(Handles, Service):
                 core,
                 settings=self._settings,
                 telemetry=self._telemetry,
-                on_command=lambda command, number=number: self._on_command(number, command),  # type: ignore[misc]
+                on_command=partial(self._on_command, number),
                 stall_threshold=self._liveness.interval,
             )
             self._cores.append(core)
             self._drivers.append(driver)
-            self._lanes.append(Lane(self._handler, core, driver, f"{label}:{number}"))
+            self._lanes.append(Lane(self._handler, core, driver, f"{label}:{number}", threads))
             driver.call(core.start, driver.now())
 
     def _on_command(self, number: int, command: Command) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 class WorkerState(enum.Enum):
     """What a worker is doing. :data:`zpatterns.worker_core.TRANSITIONS` says what becomes of it."""
 
+    __hash__ = object.__hash__  # a request looks seven of these up, and an enum's own is written in Python
+
     AWAY = "away"
     """No connection; the next is made after a back-off."""
     IDLE = "idle"
@@ -30,6 +32,8 @@ class WorkerInput(enum.Enum):
 
     DISCONNECT is Majordomo's; RETURN_TO_MORE is the Pirates', whose busy workers keep what comes.
     """
+
+    __hash__ = object.__hash__  # as above
 
     CONNECT = "back-off over"
     REQUEST = "REQUEST"
