@@ -202,12 +202,15 @@ def watch(subtree: str, connect: Sequence[str], as_json: bool, **options: Any) -
             is_watching = True
             for state in early:
                 click.echo(state.value, err=True)
-        for change in changes:
-            if as_json:
-                _print_json(_change_to_json(change))
-            else:
-                click.echo(_change_to_line(change), nl=False)
-            sys.stdout.flush()
+        try:
+            for change in changes:
+                if as_json:
+                    _print_json(_change_to_json(change))
+                else:
+                    click.echo(_change_to_line(change), nl=False)
+                sys.stdout.flush()
+        finally:
+            is_watching = False  # it is closed now: no server is 'lost'
 
 
 def _change_to_json(change: Change) -> dict[str, Any]:
