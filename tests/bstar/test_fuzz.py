@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 
 from tests.bstar.star_harness import Pair, broker_pair, paranoid_queue_pair, server_pair, simple_queue_pair
+from tests.draws import Draws
 from tests.mdp.mutate import Mutator
 from zpatterns.bstar import wire
 from zpatterns.bstar.bstar_state import Grant
@@ -17,7 +16,7 @@ PIECES += [b"99999999999999999999", b"-1", b"nan", b"inf", b"1e9", b"0.1", b"461
 STEPS = 4000
 
 
-def state_frame(rng: random.Random) -> list[bytes]:
+def state_frame(rng: Draws) -> list[bytes]:
     frames = [b"".join(rng.choice(PIECES) for _ in range(rng.randrange(8))) for _ in range(rng.choice((1, 1, 1, 0, 2)))]
     if rng.random() < 0.5:
         frames = wire.build(rng.randrange(1, 5), rng.randrange(20), rng.choice((1.0, 0.1)), 2)
@@ -30,7 +29,7 @@ def state_frame(rng: random.Random) -> list[bytes]:
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("role", ["primary", "backup"])
 def test_no_sequence_of_frames_times_and_outcomes_unsettles_a_node(seed, role):
-    rng = random.Random(f"{seed}{role}")
+    rng = Draws(f"{seed}{role}")
     make = (broker_pair, server_pair, simple_queue_pair, paranoid_queue_pair)[seed % 4]
     pair: Pair = make(role, has_hooks=seed % 3 == 0, has_fence=seed % 3 == 1)
     mutator = Mutator(seed, [b"a", b"b", b"c"])
@@ -79,7 +78,7 @@ def test_no_sequence_of_frames_times_and_outcomes_unsettles_a_node(seed, role):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_no_bytes_make_the_parser_raise_or_say_nonsense(seed):
-    rng = random.Random(seed)
+    rng = Draws(seed)
     for _ in range(25_000):
         peer = wire.parse(state_frame(rng))
         if peer is not None:

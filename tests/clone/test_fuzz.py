@@ -6,7 +6,6 @@ sockets, to a server that still serves.
 
 from __future__ import annotations
 
-import random
 from itertools import count
 
 import pytest
@@ -14,6 +13,7 @@ import zmq
 
 from tests.clone.following import A, B, hugz, kthxbai, kvpub, kvsync, seq
 from tests.clone.server_harness import FIRST, kvset, zpset
+from tests.draws import Draws, WordMutator
 from tests.mdp.live import Peers
 from tests.waiting import DEADLINE
 from zpatterns.clone import Clone, CloneServer, wire
@@ -39,30 +39,9 @@ WORDS = [
 ]
 
 
-class Mutator:
+class Mutator(WordMutator):
     def __init__(self, seed: int) -> None:
-        self.rng = random.Random(seed)
-
-    def noise(self) -> Frames:
-        return [self.rng.choice(WORDS) for _ in range(self.rng.randrange(8))]
-
-    def damaged(self, frames: Frames) -> Frames:
-        frames = list(frames)
-        kind = self.rng.randrange(6)
-        at = self.rng.randrange(len(frames) + 1)
-        if kind == 0:
-            del frames[at:]
-        elif kind == 1:
-            frames.insert(at, self.rng.choice(WORDS))
-        elif kind == 2 and at < len(frames):
-            del frames[at]
-        elif kind == 3 and at < len(frames):
-            frames[at] = frames[at][1:] + b"!"
-        elif kind == 4 and at < len(frames):
-            frames[at] = self.rng.choice(WORDS)
-        else:
-            frames += frames
-        return frames
+        super().__init__(seed, WORDS, noise_max=7)
 
     def either(self, frames: Frames) -> Frames:
         """`frames`, or something like it, or nothing like it."""
@@ -141,7 +120,7 @@ def test_server_core(durable):
 class Publishing:
     """What a server might say next: mostly in order, and mostly of its own kind."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: Draws) -> None:
         self.rng = rng
         self.last = 10
         self.ours = True

@@ -6,10 +6,9 @@ reply.
 
 from __future__ import annotations
 
-import random
-
 import pytest
 
+from tests.draws import WordMutator
 from tests.freelance.harness import CORES, ERROR, A, B, C
 from tests.harness import START, FixedRng
 from zpatterns.core import Close, Deliver, Fail, Frames, Open, Run, SendFailure
@@ -26,35 +25,12 @@ CLIENT_MESSAGES = 37_000
 CHECK_EVERY = 5
 
 WORDS = [b"PING", b"PONG", b"", b"1", b"2", b"7", b"00", b"-1", b"\x00", b"\xff\xfe", ERROR, b"429", b"503", b"x" * 300]
-
-
-class Mutator:
-    def __init__(self, seed: int) -> None:
-        self.rng = random.Random(seed)
-
-    def noise(self) -> Frames:
-        return [self.rng.choice(WORDS) for _ in range(self.rng.randrange(6))]
-
-    def damaged(self, frames: Frames) -> Frames:
-        frames = list(frames)
-        kind = self.rng.randrange(5)
-        at = self.rng.randrange(len(frames) + 1)
-        if kind == 0:
-            del frames[at:]
-        elif kind == 1:
-            frames.insert(at, self.rng.choice(WORDS))
-        elif kind == 2 and at < len(frames):
-            del frames[at]
-        elif kind == 3 and at < len(frames):
-            frames[at] = frames[at][1:] + b"!"
-        else:
-            frames += frames
-        return frames
+NOISE_MAX = 5
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_server_core(model):
-    mutator = Mutator(SEED)
+    mutator = WordMutator(SEED, WORDS, NOISE_MAX)
     rng = mutator.rng
     core = FreelanceServerCore(model, ServerOptions(concurrency=2, queue_max=5, queue_bytes_max=20_000, request_ttl=3))
     running: list[int] = []
@@ -111,7 +87,7 @@ def test_server_core(model):
 @pytest.mark.parametrize("model", MODELS)
 def test_client_core(model):
     """Each reply that is right names its call; whatever else comes, a call gets that one or none."""
-    mutator = Mutator(SEED + 1)
+    mutator = WordMutator(SEED + 1, WORDS, NOISE_MAX)
     rng = mutator.rng
     options = ClientOptions(
         timeout=3.0, retries=2, max_in_flight=6, queue_max=4, liveness=Liveness(0.5, 2), round_robin=rng.random() < 0.5
@@ -218,7 +194,7 @@ def right_reply(model: str, frames: Frames) -> Frames:
     return [*frames[:at], b"a:" + frames[at].removeprefix(b"q:")]
 
 
-def noise_of(model: str, mutator: Mutator) -> Frames:
+def noise_of(model: str, mutator: WordMutator) -> Frames:
     """Something that is nearly an answer, but to nothing that was asked."""
     kind = mutator.rng.randrange(4)
     if model == "failover":

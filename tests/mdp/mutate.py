@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable
 
+from tests.draws import Draws
 from zpatterns.core import Frames
-
-T = TypeVar("T")
 
 HEADERS = [b"", b"MDPC01", b"MDPW01", b"MDPC02", b"MDPW02", b"MDPZ01", b"MDPW03"]
 BYTES = [b"%c" % number for number in range(9)]
@@ -30,23 +27,36 @@ class Mutator:
     """Draws frames. `peers` are the addresses that appear in envelopes."""
 
     def __init__(self, seed: int, peers: list[bytes]) -> None:
-        self.rng = random.Random(seed)
+        self.rng = Draws(seed)
         self.peers = peers
         self._commands: list[Callable[[], Frames]] = [
             lambda: [b"", b"MDPC01", self._service(), *self.body()],
             lambda: [b"MDPC02", b"\x01", self._service(), *self.body()],
-            lambda: [b"MDPC02", self._pick((b"\x02", b"\x03")), self._service(), *self.body()],
+            lambda: [b"MDPC02", self.rng.choice((b"\x02", b"\x03")), self._service(), *self.body()],
             lambda: [b"", b"MDPW01", b"\x01", self._service()],
             lambda: [b"MDPW02", b"\x01", self._service()],
-            lambda: [b"", b"MDPW01", self._pick((b"\x02", b"\x03")), self._pick(self.peers), b"", *self.body()],
-            lambda: [b"MDPW02", self._pick((b"\x02", b"\x03", b"\x04")), self._pick(self.peers), b"", *self.body()],
-            lambda: [b"", b"MDPW01", self._pick((b"\x04", b"\x05"))],
-            lambda: [b"MDPW02", self._pick((b"\x05", b"\x06"))],
+            lambda: [
+                b"",
+                b"MDPW01",
+                self.rng.choice((b"\x02", b"\x03")),
+                self.rng.choice(self.peers),
+                b"",
+                *self.body(),
+            ],
+            lambda: [
+                b"MDPW02",
+                self.rng.choice((b"\x02", b"\x03", b"\x04")),
+                self.rng.choice(self.peers),
+                b"",
+                *self.body(),
+            ],
+            lambda: [b"", b"MDPW01", self.rng.choice((b"\x04", b"\x05"))],
+            lambda: [b"MDPW02", self.rng.choice((b"\x05", b"\x06"))],
         ]
 
     def command(self) -> Frames:
         """A command of either version, of a client, a worker or a broker, as the RFCs have it."""
-        return self._pick(self._commands)()
+        return self.rng.choice(self._commands)()
 
     def message(self) -> Frames:
         """A command, or what becomes of one: half of them are damaged, and some are noise."""
@@ -83,7 +93,7 @@ class Mutator:
         elif kind == 6:
             frames.insert(at, self.noise())
         elif kind == 7:
-            frames[at] = self._pick(HEADERS)
+            frames[at] = self.rng.choice(HEADERS)
         elif frames[at]:
             garbled = bytearray(frames[at])
             garbled[rng.randrange(len(garbled))] ^= 1 << rng.randrange(8)
@@ -94,9 +104,9 @@ class Mutator:
         rng = self.rng
         draw = rng.random()
         if draw < 0.3:
-            return self._pick(HEADERS)
+            return self.rng.choice(HEADERS)
         if draw < 0.6:
-            return self._pick(BYTES)
+            return self.rng.choice(BYTES)
         return rng.randbytes(rng.randrange(1000) if draw > 0.99 else rng.randrange(12))
 
     def body(self) -> Frames:
@@ -104,7 +114,4 @@ class Mutator:
         return [self.rng.randbytes(self.rng.randrange(10)) for _ in range(self.rng.randrange(1, 4))]
 
     def _service(self) -> bytes:
-        return self._pick(SERVICES) if self.rng.random() < 0.3 else self._pick(SERVICES[:3])
-
-    def _pick(self, choices: Sequence[T]) -> T:
-        return choices[int(self.rng.random() * len(choices))]
+        return self.rng.choice(SERVICES) if self.rng.random() < 0.3 else self.rng.choice(SERVICES[:3])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from itertools import pairwise
 
 import pytest
 
+from tests.draws import Draws
 from tests.harness import FixedRng
 from zpatterns.core import Cancel, Frames, Run, SendFailure
 from zpatterns.pirate.paranoid_queue_core import ParanoidQueueCore
@@ -23,7 +23,7 @@ MESSAGES = 12_500
 PIECES = (b"", b"\x01", b"\x02", b"\x01\x01", b"c0", b"c1", b"w0", b"w1", b"body", b"\xff" * 300)
 
 
-def frames_of(rng: random.Random, kind: str, is_front: bool, real: list[Frames]) -> Frames:
+def frames_of(rng: Draws, kind: str, is_front: bool, real: list[Frames]) -> Frames:
     """One message: garbage, well-formed, or one that was seen before and changed."""
     peer = b"%s%d" % (b"c" if is_front else b"w", rng.randrange(6))
     head = [b""] if kind == "simple" and not is_front else []
@@ -54,7 +54,7 @@ def frames_of(rng: random.Random, kind: str, is_front: bool, real: list[Frames])
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("kind", ["simple", "paranoid"])
 def test_a_queue_survives_anything(kind, seed):
-    rng = random.Random(seed)
+    rng = Draws(seed)
     options = QueueOptions(
         liveness=Liveness(1.0, 3), queue_max=5, queue_bytes_max=5000, request_ttl=4.0, worker_timeout=2.0, workers_max=8
     )
@@ -92,7 +92,7 @@ def test_a_queue_survives_anything(kind, seed):
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("kind", ["simple", "paranoid"])
 def test_a_worker_survives_anything(kind, seed):
-    rng = random.Random(seed)
+    rng = Draws(seed)
     dialect = PARANOID if kind == "paranoid" else SIMPLE
     core = WorkerCore(
         ["tcp://127.0.0.1:1"], dialect=dialect, liveness=Liveness(1.0, 3), rng=FixedRng(), handler_timeout=5.0
@@ -136,7 +136,7 @@ def test_a_worker_survives_anything(kind, seed):
 
 def test_time_never_runs_backwards_in_what_a_queue_wants():
     """Whatever happened, the timer it asks for is met by calling it: no spinning."""
-    rng = random.Random(3)
+    rng = Draws(3)
     core = ParanoidQueueCore(QueueOptions(liveness=Liveness(1.0, 3), worker_timeout=1.3, request_ttl=2.0))
     now, timers = 1000.0, []
     for _ in range(3000):

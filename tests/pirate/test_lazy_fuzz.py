@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import random
-
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from tests.draws import Draws
 from tests.harness import START
 from tests.pirate.lazy_harness import LazyClient, LazyServer
 from zpatterns.calls_state import CallOptions
@@ -24,12 +23,12 @@ same_each_time = settings(derandomize=True, deadline=None, database=None, max_ex
 MESSAGE = st.lists(st.sampled_from(FRAMES) | st.binary(max_size=4), max_size=7)
 
 
-def message(rng: random.Random) -> Frames:
+def message(rng: Draws) -> Frames:
     return [rng.choice(FRAMES) for _ in range(rng.randrange(7))]
 
 
 def test_server_core():
-    rng = random.Random("lazy server")
+    rng = Draws("lazy server")
     options = ServerOptions(concurrency=3, queue_max=10, queue_bytes_max=8_000, request_ttl=5)
     core = LazyServerCore(options)
     now = START
@@ -86,7 +85,7 @@ def test_server_core():
 
 
 def test_client_core():
-    rng = random.Random("lazy client")
+    rng = Draws("lazy client")
     options = CallOptions(timeout=8, retries=3, max_in_flight=8, queue_max=20, idle_max=3)
     core = LazyClientCore(["tcp://127.0.0.1:1", "tcp://127.0.0.1:2"], options, rng)
     now = START
