@@ -60,6 +60,31 @@ def test_those_whose_updates_never_come_leave_nothing_behind():
     assert len(client.core.sets._ahead) < 100
 
 
+def test_a_set_that_is_acknowledged_while_a_snapshot_comes_that_is_older_waits_for_its_update():
+    """Who has set a key reads it. The update comes over another connection, and may be late."""
+    client = CloneHarness()
+    client.publish(hugz(10))
+    assert ("snapshot", [b"ZPSET", uuid(1), b"/k", b"", b"v"]) in client.set(1)
+    client.answer(zpack(uuid(1), b"200", 11), kthxbai(10))
+    assert client.state == "following"
+    assert client.results() == {}
+    client.publish(kvpub(b"/k", 11, b"v", prev="10"))
+    assert client.results() == {1: 11}
+    assert client.map == {"/k": b"v"}
+
+
+def test_a_set_that_was_acknowledged_before_a_snapshot_was_asked_for_is_in_it():
+    """Its update was lost; and the sequences of the server that is followed now may be lower."""
+    client = CloneHarness(A, B).follow()
+    client.set(1)
+    client.answer(zpack(uuid(1), b"200", 11))
+    assert client.results() == {}
+    client.later(5.0)
+    client.publish(hugz(3, instance="two"))
+    client.answer(kvsync(b"/k", 2, b"v"), kthxbai(3, instance="two"))
+    assert client.results() == {1: 11}
+
+
 def test_a_snapshot_settles_what_was_acknowledged():
     client = CloneHarness().follow()
     client.set(7)

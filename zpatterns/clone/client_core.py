@@ -316,6 +316,7 @@ class ClientCore:
         # One that has said nothing at all is down, or passive: if there are others, they are not to wait for it long.
         is_hopeful = self._is_live or len(self._servers) == 1
         self._due_at = now + (self._lease if is_hopeful else PATIENCE * self._interval)
+        self.sets.snapshot_asked()
         self._send(self._snapshot, wire.icanhaz(self._prefix))
 
     def _follow(self, now: float) -> None:
@@ -323,7 +324,7 @@ class ClientCore:
         self._given_up = 0
         self._heard_at = self._following_since = now
         self._due_at = None
-        self.sets.settle(now)
+        self.sets.reached(self.replica.last, now)
         self.sets.resend(now)
 
     def _fall_behind(self, now: float) -> None:

@@ -199,9 +199,9 @@ class Sets:
                 self._succeed(each, now)
         self.pump(now)
 
-    def settle(self, now: float) -> None:
-        """The replica begins anew with a whole snapshot: all that was acknowledged is in it."""
-        self.reached(1 << 64, now)
+    def snapshot_asked(self) -> None:
+        """All that was acknowledged so far will be in it, whatever its sequence; what is from now on may be newer."""
+        self._ahead = sorted((0, id) for _, id in self._ahead)
 
     def refuse(self, uuid: bytes, code: int, sequence: int, now: float) -> bool:
         """The server answered with an error. Returns whether the set is known."""
