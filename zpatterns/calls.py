@@ -115,6 +115,7 @@ class AsyncCalls(Calls):
         """The driver, made when there is none yet. Errors: ClosedError, ForkedError, RuntimeError in another loop."""
         self._check()
         if self._driver is None:
+            self._loop = asyncio.get_running_loop()
             self._reactor = Reactor.current()
             self._driver = ReactorDriver(
                 self._reactor,
@@ -128,14 +129,14 @@ class AsyncCalls(Calls):
         return self._driver
 
     def _check_loop(self) -> None:
-        if self._reactor.loop is not asyncio.get_running_loop():
+        if self._loop is not asyncio.get_running_loop():
             raise RuntimeError(f"this {type(self).__name__} belongs to another event loop; make one for each loop")
 
     async def _answer(self, start: Start) -> Frames:
         """The answer of one call. To stop waiting cancels it."""
         driver = self._open()
         number = next(self._numbers)
-        future: asyncio.Future[Frames] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Frames] = self._loop.create_future()
         self._calls[number] = future
         try:
             driver.call(start, number, driver.now())

@@ -79,7 +79,6 @@ class AsyncBinaryStarClient(_BinaryStar, AsyncCalls):
         `timeout`: seconds, in the place of the client's. Errors: RequestTimeout, RemoteError (the handler raised, or
         the server had no room), QueueFull, ClosedError; ValueError and TypeError for what cannot be sent.
         """
-        self._open()
         return await self._answer(self._request(frames, timeout))
 
 

@@ -115,7 +115,6 @@ class AsyncFreelanceClient(_Freelance, AsyncCalls):
         `timeout`: seconds, in the place of the client's. Errors: RequestTimeout, RemoteError (the handler of a server
         of ours raised, or none had room), QueueFull, ClosedError; ValueError and TypeError for what cannot be sent.
         """
-        self._open()
         return await self._answer(self._request(frames, timeout))
 
     def add_server(self, endpoint: str) -> None:

@@ -100,7 +100,6 @@ class AsyncClient(_Majordomo, AsyncCalls):
         `timeout`: seconds, in the place of the client's. Errors: RequestTimeout, RemoteError (the handler raised, or
         the broker gave the request up), QueueFull, ClosedError; ValueError and TypeError for what cannot be sent.
         """
-        self._open()
         return await self._answer(self._request(service, frames, timeout))
 
     async def stream(
@@ -111,7 +110,6 @@ class AsyncClient(_Majordomo, AsyncCalls):
         `timeout` and errors are those of :meth:`request`; the timeout is for the whole stream. A stream of which a
         part has come is never tried again. Leaving it early cancels it.
         """
-        self._open()
         async with aclosing(self._parts(self._stream(service, frames, timeout))) as parts:
             async for part in parts:
                 yield part

@@ -74,7 +74,6 @@ class AsyncLazyPirateClient(_LazyPirate, AsyncCalls):
         `timeout`: seconds, in the place of the client's. Errors: RequestTimeout, RemoteError (the handler of a server
         of ours raised, or it had no room), QueueFull, ClosedError; ValueError and TypeError for what cannot be sent.
         """
-        self._open()
         return await self._answer(self._request(frames, timeout))
 
 
