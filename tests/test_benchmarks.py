@@ -11,9 +11,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -26,6 +27,8 @@ from benchmarks.rows import OURS, PEER, RAW, ROWS
 from tests.cli.processes import clean_environment, is_alive
 from tests.example import free_endpoint
 from tests.waiting import DEADLINE, until
+
+pytestmark = pytest.mark.usefixtures("warm")
 
 ROOT = Path(__file__).parent.parent
 BASELINE = f"{sys.executable} -m benchmarks.peers broker"
@@ -74,12 +77,32 @@ def script(name: str) -> str:
     return str(ROOT / "benchmarks" / f"{name}.py")
 
 
-def measured(name: str, *arguments: str, directory: Path) -> tuple[dict[str, Any], str]:
-    """Run a script as its page says, from any directory; what it has written and what it has printed."""
-    path = directory / "figures.json"
-    result = python(script(name), "--quick", *arguments, "--json", str(path))
-    assert result.returncode == 0, result.stderr
-    return json.loads(path.read_text()), result.stdout
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """Runs a script in this process; its exit code, and what it has printed."""
+
+    def here(program: ModuleType, *arguments: str) -> tuple[int, str, str]:
+        code = program.main(["--quick", *arguments])
+        return code, *capsys.readouterr()
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    yield here
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def measured(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> Callable[..., tuple[dict[str, Any], str]]:
+    """Has a script measure; what it has written and what it has printed."""
+
+    def figures(program: ModuleType, *arguments: str) -> tuple[dict[str, Any], str]:
+        path = tmp_path / "figures.json"
+        code, printed, errors = run(program, *arguments, "--json", str(path))
+        assert code == 0, errors
+        return json.loads(path.read_text()), printed
+
+    return figures
 
 
 def ours(*arguments: str) -> str:
@@ -88,10 +111,10 @@ def ours(*arguments: str) -> str:
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_a_row_is_measured_on_every_side(row, tmp_path):
+def test_a_row_is_measured_on_every_side(row, measured):
     endpoint = free_endpoint()
     peer = ours("mdp", "broker", "--bind", endpoint)
-    document, printed = measured("mdp", "--rows", row, "--peer", peer, "--peer-endpoint", endpoint, directory=tmp_path)
+    document, printed = measured(mdp, "--rows", row, "--peer", peer, "--peer-endpoint", endpoint)
     assert {"processor", "cores", "python", "pyzmq", "libzmq"} <= document["machine"].keys()
     (written,) = document["rows"]
     assert written["row"] == row
@@ -121,13 +144,11 @@ def freelance_peer() -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize(
-    ("name", "rows", "peer"),
-    [("pirate", pirate.ROWS, pirate_peer), ("freelance", freelance.ROWS, freelance_peer)],
-    ids=["pirate", "freelance"],
+    ("program", "peer"), [(pirate, pirate_peer), (freelance, freelance_peer)], ids=["pirate", "freelance"]
 )
-def test_the_other_patterns_are_measured_on_every_side(name, rows, peer, tmp_path):
-    document, _ = measured(name, *peer(), directory=tmp_path)
-    assert [row["row"] for row in document["rows"]] == list(rows)
+def test_the_other_patterns_are_measured_on_every_side(program, peer, measured):
+    document, _ = measured(program, *peer())
+    assert [row["row"] for row in document["rows"]] == list(program.ROWS)
     for row in document["rows"]:
         for taken in row["measures"]:
             assert taken["values"].keys() == {OURS, RAW, PEER}, taken["measure"]
@@ -137,10 +158,10 @@ def test_the_other_patterns_are_measured_on_every_side(name, rows, peer, tmp_pat
 @pytest.mark.parametrize(
     "rows", [["updates"], pytest.param(list(clone.ROWS), marks=pytest.mark.slow)], ids=["updates", "all"]
 )
-def test_clone_is_measured_on_every_side_that_a_row_has(rows, tmp_path):
+def test_clone_is_measured_on_every_side_that_a_row_has(rows, measured):
     endpoint = f"tcp://127.0.0.1:{clone.three_ports()}"
     peer = ("--peer", ours("clone", "server", "--bind", endpoint), "--peer-endpoint", endpoint)
-    document, _ = measured("clone", "--rows", *rows, *peer, directory=tmp_path)
+    document, _ = measured(clone, "--rows", *rows, *peer)
     assert [row["row"] for row in document["rows"]] == rows
     sides = {"sets": {OURS, PEER}, "big-snapshot": {OURS, RAW}}
     for row in document["rows"]:
@@ -149,8 +170,8 @@ def test_clone_is_measured_on_every_side_that_a_row_has(rows, tmp_path):
             assert all(value > 0.0 for values in taken["values"].values() for value in values), taken["measure"]
 
 
-def test_a_pair_of_brokers_loses_its_active_and_no_call_is_lost_with_it(tmp_path):
-    document, printed = measured("failover", directory=tmp_path)
+def test_a_pair_of_brokers_loses_its_active_and_no_call_is_lost_with_it(measured):
+    document, printed = measured(failover)
     (row,) = document["rows"]
     values = {taken["measure"]: taken["values"]["pair"][0] for taken in row["measures"]}
     assert values["without an outcome"] == values["retried and not answered"] == 0
@@ -174,13 +195,24 @@ def test_calls_that_fail_make_the_measurement_of_a_failover_fail(monkeypatch):
         asyncio.run(without_brokers())
 
 
+@pytest.mark.parametrize("name", ["clone", "failover", "freelance", "mdp", "pirate"])
+def test_a_script_runs_as_its_page_says_from_any_directory(name):
+    result = python(script(name), "--help")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"usage: {name}.py ")
+
+
 def test_external_load_takes_the_place_of_ours(tmp_path):
+    """The script itself, as a process."""
     (tmp_path / "load.py").write_text(LOAD)
     load = f"{sys.executable} {tmp_path}/load.py {{endpoint}} {{service}} {{clients}} {{in_flight}} {{count}} {{size}}"
     endpoint = free_endpoint()
     peer = ("--peer", f"{BASELINE} {endpoint}", "--peer-endpoint", endpoint)
-    document, _ = measured("mdp", "--rows", "many-clients", *peer, "--load", load, "--echo", ECHO, directory=tmp_path)
-    (row,) = document["rows"]
+    path = tmp_path / "figures.json"
+    options = ("--rows", "many-clients", *peer, "--load", load, "--echo", ECHO, "--json", str(path))
+    result = python(script("mdp"), "--quick", *options)
+    assert result.returncode == 0, result.stderr
+    (row,) = json.loads(path.read_text())["rows"]
     rate = row["measures"][0]
     assert rate["values"] == {OURS: [1234.5], RAW: [1234.5], PEER: [1234.5]}
     assert [(ratio["side"], ratio["reference"]) for ratio in rate["ratios"]] == [(OURS, RAW), (OURS, PEER)]
@@ -191,11 +223,11 @@ def test_external_load_takes_the_place_of_ours(tmp_path):
     ("load", "said"),
     [("sh -c 'exit 3'", "ended with code 3"), ("true", "printed no number"), ("{nothing}", "cannot be filled in")],
 )
-def test_what_does_not_work_is_told_with_its_reason(load, said):
-    result = python(script("mdp"), "--quick", "--rows", "one-client", "--load", load)
-    assert result.returncode == 1
-    assert said in result.stderr
-    assert "Traceback" not in result.stderr
+def test_what_does_not_work_is_told_with_its_reason(load, said, run):
+    code, _, errors = run(mdp, "--rows", "one-client", "--load", load)
+    assert code == 1
+    assert said in errors
+    assert "Traceback" not in errors
 
 
 def test_a_peer_that_cannot_be_started_is_told_of_and_a_stranger_is_not_measured_in_its_place():

@@ -119,9 +119,8 @@ def ignored_signals() -> list[int]:
     return [number for number in _ENDING if signal.getsignal(number) is signal.SIG_IGN]
 
 
-def become(program: Program, request: Mapping[str, Any], descriptors: list[int], path: list[str]) -> None:
-    """Give this process what `program` would have as an interpreter of its own, `path` being that of its libraries."""
-    _place_descriptors(dict(zip(request["numbers"], descriptors, strict=True)))
+def settle(request: Mapping[str, Any]) -> None:
+    """Give this process all that it would have, but for its streams, when a new interpreter begins."""
     os.environb.clear()
     os.environb.update(request["env"])
     os.chdir(request["cwd"])
@@ -134,6 +133,14 @@ def become(program: Program, request: Mapping[str, Any], descriptors: list[int],
         os.setpgid(0, request["group"])
     if (before := pickle.loads(request["before"])) is not None:
         before()
+
+
+def take_over(program: Program, descriptors: Mapping[int, int], path: list[str]) -> None:
+    """Give this process the streams, arguments and settings of `program`; `path` is that of its libraries.
+
+    `descriptors`: by the numbers that they are to have. All others are closed.
+    """
+    _place_descriptors(descriptors)
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     added = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     sys.path[:] = [program.place, *map(os.path.abspath, added), *path]
@@ -145,8 +152,7 @@ def become(program: Program, request: Mapping[str, Any], descriptors: list[int],
         setattr(sys, f"__{name}__", getattr(sys, name))
 
 
-def _place_descriptors(wanted: dict[int, int]) -> None:
-    """Move the descriptors `wanted[number]` to their numbers, and close all others."""
+def _place_descriptors(wanted: Mapping[int, int]) -> None:
     above = max(*wanted, *wanted.values()) + 1
     moved = {number: os.dup2(descriptor, above + i) for i, (number, descriptor) in enumerate(wanted.items())}
     for number, descriptor in moved.items():

@@ -21,7 +21,7 @@ from typing import Any
 # As a script it finds what lies beside it; it needs what lies above.
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from tests.warm.programs import Program, become, parsed  # noqa: E402
+from tests.warm.programs import Program, parsed, settle, take_over  # noqa: E402
 
 PRELOADED = (
     *("asyncio.events", "concurrent.futures.thread", "json", "tempfile", "tornado.ioloop", "uuid", "zmq", "structlog"),
@@ -29,7 +29,7 @@ PRELOADED = (
     *("zpatterns.cli.clone_server", "zpatterns.cli.demo", "zpatterns.cli.demonstration", "zpatterns.cli.freelance"),
     *("zpatterns.cli.handlers", "zpatterns.cli.mdp", "zpatterns.cli.output", "zpatterns.cli.pirate"),
     *("zpatterns.cli.pirate_queue", "zpatterns.bstar", "zpatterns.clone", "zpatterns.freelance", "zpatterns.mdp"),
-    *("zpatterns.pirate", "zpatterns.reactor", "zpatterns.telemetry", "zpatterns.testing"),
+    *("zpatterns.pirate", "zpatterns.reactor", "zpatterns.telemetry", "zpatterns.testing", "benchmarks.processes"),
 )
 
 COLD, STARTED = b"c", b"s"
@@ -47,11 +47,17 @@ class Server:
 
     def serve(self) -> Program:
         """Serve for ever. It returns in the process of a program, which is then to be run."""
+        server = os.getpid()
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         self._selector.register(0, selectors.EVENT_READ, self._end)
         while True:
             for key, _ in self._selector.select():
-                program: Program | None = key.data(key.fd)
+                try:
+                    program: Program | None = key.data(key.fd)
+                except (ConnectionError, EOFError):
+                    if os.getpid() != server:
+                        raise
+                    continue  # who asked has been killed meanwhile
                 if program is not None:
                     return program
 
@@ -66,15 +72,16 @@ class Server:
         body = b""
         while len(body) < int.from_bytes(head, "big") and (more := asking.recv(65536)):
             body += more
-        program = None
-        with contextlib.suppress(ConnectionError, EOFError):  # who asked has ended
-            request: dict[str, Any] = marshal.loads(body)
-            program = parsed(request["arguments"], request["env"], request["cwd"])
-            if program is None:
-                asking.sendall(COLD)
-            elif self._fork(request["watched"], asking):
-                become(program, request, descriptors, sys.path[1:])
-                return program
+        request: dict[str, Any] = marshal.loads(body)
+        program = parsed(request["arguments"], request["env"], request["cwd"])
+        if program is None:
+            asking.sendall(COLD)
+        elif self._fork(request["watched"], asking):
+            settle(request)
+            asking.sendall(STARTED + os.getpid().to_bytes(4, "big"))
+            asking.close()
+            take_over(program, dict(zip(request["numbers"], descriptors, strict=True)), sys.path[1:])
+            return program
         for descriptor in descriptors:
             os.close(descriptor)
         if program is None or not request["watched"]:
@@ -82,18 +89,14 @@ class Server:
         return None
 
     def _fork(self, watched: bool, asking: socket.socket) -> bool:
-        """Whether this is the new process, which goes on when its new parent knows it."""
-        pid = os.fork() if watched else _fork_orphan()
-        if pid:
+        """Whether this is the new process."""
+        if pid := os.fork() if watched else _fork_orphan():
             if watched:
                 self._watch(pid, asking)
-            asking.sendall(STARTED + pid.to_bytes(4, "big"))
             return False
-        if not watched and not asking.recv(1):
-            os._exit(1)
         # Now, and not when they are collected: their numbers will be those of others then.
         self._selector.close()
-        for ours in (self._listener, asking, *(other for _, other in self._watched.values())):
+        for ours in (self._listener, *(other for _, other in self._watched.values())):
             ours.close()
         return True
 
@@ -124,20 +127,18 @@ class Server:
 
 
 def _fork_orphan() -> int:
-    """Fork a process whose parent has ended when this returns: it has become a child of who takes in orphans."""
+    """Like fork, but the new process has lost its parent: it has become a child of who takes in orphans."""
     reading, writing = os.pipe()
-    between = os.fork()
-    pid = 0
-    if between == 0:
-        if pid := os.fork():
-            os.write(writing, pid.to_bytes(4, "big"))
-            os._exit(0)
-    else:
+    if between := os.fork():
         os.waitpid(between, 0)
-        pid = int.from_bytes(os.read(reading, 4), "big")
+        os.close(writing)
+    elif os.fork():
+        os._exit(0)
+    else:
+        os.close(writing)
+        os.read(reading, 1)  # until the one between has gone
     os.close(reading)
-    os.close(writing)
-    return pid
+    return between
 
 
 if __name__ == "__main__":

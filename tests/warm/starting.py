@@ -69,13 +69,11 @@ class WarmInterpreter:
                 asking.sendall(body)
                 if _received(asking, 1) != _STARTED:
                     return None
-                pid = int.from_bytes(_received(asking, 4), "big")
-                asking.sendall(b"!")
+                return int.from_bytes(_received(asking, 4), "big")
             except OSError as error:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(1.0)
                 raise RuntimeError(f"the warm interpreter (ended with {self._process.poll()}): {error}") from error
-            return pid
 
     def __enter__(self) -> Self:
         return self
