@@ -347,6 +347,14 @@ def test_a_set_that_the_active_before_us_made_is_answered_and_not_made_again():
     assert half.published() == []
 
 
+def test_a_set_that_only_the_copy_tells_of_is_answered_and_not_made_again():
+    """Its client did not hear of it, and its comparison, asked for again, would fail on what it has set itself."""
+    half = promoted(following(kvsync(b"k", HAS, b"mine", 7)))
+    assert half.request(*zpset(b"k", b"mine", 7, b"if-seq=0\n")) == [zpack(7, b"200", HAS)]
+    assert half.published() == []
+    assert half.request(*zpset(b"k", b"other", 8, b"if-seq=0\n")) == [zpack(8, b"409", HAS)]
+
+
 def test_a_half_without_a_whole_copy_does_not_serve_whoever_asks():
     half = Half("backup")
     half.hear(state(ACTIVE))
