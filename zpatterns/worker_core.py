@@ -23,14 +23,11 @@ from zpatterns.core import (
     SocketKind,
 )
 from zpatterns.timing import Backoff, Liveness
-from zpatterns.wire import CODE_HANDLER_TIMEOUT, CODE_TOO_LARGE, error_body
+from zpatterns.wire import CODE_HANDLER_TIMEOUT, CODE_TOO_LARGE, FRAME_OVERHEAD, error_body
 from zpatterns.worker_state import CONNECTED, WorkerInput, WorkerState, WorkerStatistics
 
 GOODBYE = 1.0
 """Seconds that a last message may linger in a socket that is closed."""
-
-PART_OVERHEAD = 64
-"""What a part of a reply that is kept costs beside its frames, in bytes, as `held_bytes_max` counts it."""
 
 
 Action: TypeAlias = Callable[..., None]
@@ -183,8 +180,9 @@ class LaneCore:
         """The handler of `run` has yielded one part. It is kept: the one reply carries all parts, then the last."""
         if run != self._run or self._envelope is None:
             return
-        self._held += frames or [b""]
-        self._held_bytes += sum(map(len, frames)) + PART_OVERHEAD
+        frames = frames or [b""]
+        self._held += frames
+        self._held_bytes += sum(map(len, frames)) + FRAME_OVERHEAD * len(frames)
         if self._held_bytes > self._held_bytes_max:
             text = f"the parts of the reply exceed {self._held_bytes_max} bytes{self.too_large_hint}"
             self._step(WorkerInput.GIVE_UP, now, CODE_TOO_LARGE, text)

@@ -144,3 +144,14 @@ def test_the_parts_of_a_plain_call_are_bounded():
     assert isinstance(failure.error, RemoteError)
     assert failure.error.code == "too-large"
     assert client.statistics.connections == 0
+
+
+def test_parts_of_many_small_frames_are_bounded_by_what_they_cost():
+    """64 MiB of frames of two bytes took almost 2 GB: a part was counted, and not each of its frames."""
+    client = ClientHarness(held_bytes_max=10_000)
+    port = client.call(1, version="0.2")
+    client.give(partial(*[b"xx"] * 150), port=port)
+    assert client.asked(Fail) == []
+    client.give(partial(*[b"xx"] * 10), port=port)
+    ((failure),) = client.asked(Fail)
+    assert failure.error.code == "too-large"

@@ -119,10 +119,11 @@ def test_over_0_1_parts_beyond_their_bound_end_in_too_large():
     assert worker.advance(0) == [ready_of(worker)]
 
 
-def test_a_thousand_small_parts_are_bounded_too():
+@pytest.mark.parametrize(("parts", "frames"), [(1000, 1), (1, 1000)])
+def test_a_thousand_small_parts_are_bounded_too_and_one_of_so_many_frames(parts, frames):
     worker = busy(held_bytes_max=10_000)
-    for _ in range(1000):
-        worker.step(worker.core.handler_partial, 1, [b""], worker.now)
+    for _ in range(parts):
+        worker.step(worker.core.handler_partial, 1, [b""] * frames, worker.now)
     assert worker.sent()[0][6] == b"too-large"
 
 

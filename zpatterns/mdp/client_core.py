@@ -15,6 +15,7 @@ from zpatterns.core import Deliver, Event, Frames, PortId, Rng
 from zpatterns.errors import RemoteError
 from zpatterns.mdp import wire
 from zpatterns.mdp.events import AttemptFailed
+from zpatterns.wire import FRAME_OVERHEAD
 
 __all__ = ["PARTS_MAX", "ClientCore", "ClientOptions", "ClientStatistics"]
 
@@ -104,7 +105,7 @@ class ClientCore(CallsCore[_Call]):
             self._commands.append(Deliver(call.id, body, False))
             return
         call.held = (call.held or []) + body
-        call.held_bytes += sum(map(len, body)) + 64
+        call.held_bytes += sum(map(len, body)) + FRAME_OVERHEAD * len(body)
         if call.held_bytes > self.options.held_bytes_max:
             text = f"the parts of the reply exceed {self.options.held_bytes_max} bytes; use stream()"
             self._fail(call, RemoteError("too-large", text, service=self._service(call)), now)
