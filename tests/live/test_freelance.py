@@ -14,7 +14,7 @@ from tests.waiting import DEADLINE, until
 from zpatterns.freelance import AsyncFreelanceClient, FreelanceClient
 from zpatterns.testing import ManagedProcess
 
-CALLERS = 8
+CALLERS = 16
 ATTEMPT = 2.5
 """Seconds; ten for the call, of four attempts."""
 
