@@ -33,21 +33,32 @@ def pytest_configure() -> None:
         os.environ["PYTEST_PLUGINS"] = PLUGIN
 
 
-def pytest_collection(session: pytest.Session) -> None:
-    """Import a share of the test modules before the others, a different one in each worker of pytest-xdist.
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
+    """Look for no garbage among what is collected, all of which stays; and begin with :func:`_share`."""
+    gc.disable()
+    try:
+        for path in _share(session):
+            # A module that cannot be imported is reported when it is collected.
+            with suppress(Exception):
+                assert pytest.Module.from_parent(session, path=path.absolute()).obj
+        return (yield)
+    finally:
+        gc.enable()
+
+
+def _share(session: pytest.Session) -> list[Path]:
+    """The test modules that this worker of pytest-xdist imports before the others; each worker has its own.
 
     In a fresh clone pytest has to rewrite the assertions of each module, which takes longer than all other collecting,
     and each worker needs them all. So each writes the cache of its share, and finds there what the others wrote.
     """
-    share = getattr(session.config, "workerinput", None)
-    if share is None or not all(Path(argument).is_dir() for argument in session.config.args):
-        return
+    worker = getattr(session.config, "workerinput", None)
+    if worker is None or not all(Path(argument).is_dir() for argument in session.config.args):
+        return []
     paths = {path for argument in session.config.args for path in Path(argument).rglob("test_*.py")}
     in_order = sorted(paths, key=lambda path: (path.stat().st_size, path))
-    for path in in_order[int(share["workerid"].removeprefix("gw")) :: share["workercount"]]:
-        # A module that cannot be imported is reported when it is collected.
-        with suppress(Exception):
-            assert pytest.Module.from_parent(session, path=path.absolute()).obj
+    return in_order[int(worker["workerid"].removeprefix("gw")) :: worker["workercount"]]
 
 
 def pytest_collection_finish() -> None:
