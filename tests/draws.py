@@ -23,6 +23,17 @@ class Draws(random.Random):
             return int(self.random() * start)
         return start + step * int(self.random() * ((stop - start + step - 1) // step))
 
+    def frames(self, words: Sequence[bytes], frames_max: int, bytes_max: int) -> Frames:
+        """A message of any shape: half of its frames are `words`, the others random."""
+        return [
+            self.choice(words) if self.random() < 0.5 else self.randbytes(self.randrange(bytes_max + 1))
+            for _ in range(self.randrange(frames_max + 1))
+        ]
+
+    def times(self, most: int) -> range:
+        """Mostly a few times, now and then up to `most`."""
+        return range(self.randrange(self.choice((4, 12, most + 1))))
+
 
 class WordMutator:
     """Draws messages of a protocol's `words`, `noise_max` at the most, and damages those it is given."""
