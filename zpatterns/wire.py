@@ -32,7 +32,8 @@ MESSAGE_OVERHEAD = 512
 
 def memory_of(frames: Frames) -> int:
     """What a message counts for where memory is bounded, in bytes: many small frames cost more than what is in them."""
-    return MESSAGE_OVERHEAD + sum(map(len, frames)) + FRAME_OVERHEAD * max(0, len(frames) - FEW_FRAMES)
+    size = MESSAGE_OVERHEAD + sum(map(len, frames))
+    return size if len(frames) <= FEW_FRAMES else size + FRAME_OVERHEAD * (len(frames) - FEW_FRAMES)
 
 
 def req_message(body: Frames) -> Frames:

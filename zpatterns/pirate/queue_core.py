@@ -8,7 +8,16 @@ from typing import ClassVar
 
 from zpatterns.core import Command, Drops, Event, Frames, PortId, SendFailure
 from zpatterns.pirate.events import RequestExpired, RequestLost, RequestRefused, RequestRequeued, WorkerLost
-from zpatterns.pirate.queue_state import FRAMES, IdleLine, QueueOptions, QueueStatistics, Request, Waiting, Worker
+from zpatterns.pirate.queue_state import (
+    FRAMES,
+    IdleLine,
+    QueueOptions,
+    QueueStatistics,
+    Request,
+    Waiting,
+    Worker,
+    without_body,
+)
 from zpatterns.pirate.wire import Dialect, envelope, envelope_depth, shares_envelope
 from zpatterns.wire import CODE_DRAINING, CODE_LOST, CODE_OVERLOADED, error_body, memory_of
 
@@ -36,6 +45,7 @@ class QueueCore:
         self.options = options
         self._ttl = options.request_ttl
         self._timeout = options.worker_timeout
+        self._sends_again = True
         self._front: list[Frames] = []
         self._back: list[Frames] = []
         self._events: list[Event] = []
@@ -59,7 +69,8 @@ class QueueCore:
             self._receive_workers(batch, now)
 
     def _receive_clients(self, batch: Iterable[Frames], now: float) -> None:
-        idle, is_draining = self._idle, self._draining
+        idle, busy, back = self._idle, self._busy, self._back
+        is_draining, sends_again = self._draining, self._sends_again
         expiry, order = now + self._ttl, self._requests
         for frames in batch:
             # A REQ sends an empty frame before its body; behind more ROUTERs there is more before that.
@@ -74,7 +85,11 @@ class QueueCore:
                 worker = idle.popleft()
                 if idle.lost:
                     idle.tidy()
-                self._assign(worker, request, now)
+                # As `_assign`, without a call for each request.
+                worker.request = request if sends_again else without_body(request)
+                worker.given_at = now
+                busy[worker.id] = worker
+                back.append(worker.head + frames)
             else:
                 self._wait(request)
         self._requests = order
@@ -94,7 +109,7 @@ class QueueCore:
     # Workers and their work.
 
     def _assign(self, worker: Worker, request: Request, now: float) -> None:
-        worker.request = request
+        worker.request = request if self._sends_again else without_body(request)
         worker.given_at = now
         self._busy[worker.id] = worker
         self._back.append(worker.head + request[FRAMES])

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from zpatterns.core import Frames
+from zpatterns.pirate.wire import envelope
 from zpatterns.timing import Liveness
 from zpatterns.wire import memory_of
 
@@ -67,6 +68,11 @@ once a worker has it. A plain tuple, for there is one for each message: an objec
 
 FRAMES: Final = 3
 """Where in a :data:`Request` its frames are."""
+
+
+def without_body(request: Request) -> Request:
+    """What is kept of a request that is not sent again: its delivery, if that fails, comes back whole."""
+    return (*request[:FRAMES], envelope(request[FRAMES]))
 
 
 class Worker:

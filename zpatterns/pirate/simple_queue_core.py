@@ -9,8 +9,8 @@ from typing import ClassVar
 from zpatterns.core import Frames
 from zpatterns.pirate.events import WorkerLost, WorkerRegistered
 from zpatterns.pirate.queue_core import QueueCore
-from zpatterns.pirate.queue_state import FRAMES, QueueOptions, Request, Worker
-from zpatterns.pirate.wire import READY, SIMPLE, Dialect, envelope, envelope_depth, shares_envelope
+from zpatterns.pirate.queue_state import FRAMES, QueueOptions, Worker
+from zpatterns.pirate.wire import READY, SIMPLE, Dialect, envelope_depth, shares_envelope
 
 
 class SimpleQueueCore(QueueCore):
@@ -26,6 +26,8 @@ class SimpleQueueCore(QueueCore):
         super().__init__(options)
         # Its first is asked for with each worker too many, and a plain dict looks for it among all that were deleted.
         self._busy = OrderedDict()
+        # What is not sent again need not be kept, for a worker that may never answer.
+        self._sends_again = options.worker_timeout is not None
 
     def _receive_workers(self, batch: Iterable[Frames], now: float) -> None:
         busy = self._busy
@@ -74,10 +76,3 @@ class SimpleQueueCore(QueueCore):
         worker = next(iter(self._busy.values()))
         self._lose(worker, WorkerLost(worker.id, "too many workers"), now)
         return True
-
-    def _assign(self, worker: Worker, request: Request, now: float) -> None:
-        super()._assign(worker, request, now)
-        if self._timeout is None:
-            # What is not sent again need not be kept, for a worker that may never answer; its delivery, if that fails,
-            # comes back whole.
-            worker.request = (*request[:FRAMES], envelope(request[FRAMES]))
