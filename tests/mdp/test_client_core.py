@@ -173,8 +173,12 @@ def test_a_call_that_waits_ends_at_its_deadline_and_says_what_it_waited_for():
 def test_calls_that_expire_while_they_wait_open_no_connections():
     """A thousand of them at one deadline would open, and close, a thousand sockets for nothing."""
     client = ClientHarness(max_in_flight=2, timeout=8, retries=0)
-    for number in range(1000):
-        client.call(number)
+
+    def start() -> None:
+        for number in range(1000):
+            client.core.start_call(number, b"echo", [b"x"], START)
+
+    client.step(start)
     assert client.until(START + 8)[2:] == []
     asked = client.asked()
     assert len([command for command in asked if isinstance(command, Open)]) == 2

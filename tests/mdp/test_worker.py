@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.mdp.callers import in_thread
-from tests.waiting import DEADLINE, busy, until
+from tests.waiting import DEADLINE, until
 from zpatterns.core import Event
 from zpatterns.driver import LoopStalled
 from zpatterns.errors import EndpointError, RemoteError
@@ -254,7 +254,7 @@ class TestTimeouts:
         """It stops the heartbeats, too: whoever writes it must know."""
 
         async def handler(request: Request) -> bytes:
-            busy(2 * INTERVAL + 0.2)
+            threading.Event().wait(2 * INTERVAL + 0.2)
             return request.body
 
         events: list[Event] = []
