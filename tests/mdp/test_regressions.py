@@ -158,7 +158,8 @@ def test_majordomo_mmi_evil_may_not_register(version):
 def test_majordomo_requests_for_unknown_services_do_not_pile_up_for_ever():
     broker = BrokerHarness(request_ttl=10, queue_max=100, services_max=50)
     for ten in range(0, 500, 10):
-        broker.give(*(request(b"c%d" % number, b"service-%d" % (number % 100), b"x") for number in range(ten, ten + 10)))
+        numbers = range(ten, ten + 10)
+        broker.give(*(request(b"c%d" % number, b"service-%d" % (number % 100), b"x") for number in numbers))
     for ten in range(0, 500, 10):
         broker.give(*(request(b"c%d" % number, b"service-1", b"x") for number in range(ten, ten + 10)))
     statistics = broker.statistics
