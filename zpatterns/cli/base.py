@@ -82,8 +82,6 @@ class _Program:
         _open_streams()
         # Python looks for garbage once more when it ends: a seventh of a short command's time, and all for nothing.
         atexit.register(gc.freeze)
-        # Python looks for garbage once more when it ends: a seventh of a short command's time, and all for nothing.
-        atexit.register(gc.freeze)
         return super().main(*args, **kwargs)  # type: ignore[misc]
 
 
