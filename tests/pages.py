@@ -222,7 +222,8 @@ class Session:
 
     def _install_programs(self) -> None:
         """What a reader who has installed the package finds on the path."""
-        programs = {"python": "", "pytest": "-m pytest"}
+        # A reader need not have Hypothesis, which takes half a second to load.
+        programs = {"python": "", "pytest": "-m pytest -p no:hypothesispytest"}
         for name, target in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"].items():
             module, _, attribute = target.partition(":")
             programs[name] = f"-c 'import sys; sys.argv[0] = {name!r}; from {module} import {attribute} as f; f()'"

@@ -12,6 +12,8 @@ import pytest
 
 from tests.cli.processes import clean_environment
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 ROOT = Path(__file__).parent.parent.parent
 
 SERVICE = """
@@ -180,6 +182,8 @@ def test_last():
     pass
 """
 
+STRICT = ("-W", "error", "-ra")
+
 
 def run(directory: Path, *arguments: str, **files: str) -> subprocess.CompletedProcess[str]:
     """pytest in `directory`, on those files, with nothing of this project's own settings."""
@@ -192,7 +196,8 @@ def run(directory: Path, *arguments: str, **files: str) -> subprocess.CompletedP
     }
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "error", "-ra", *arguments],
+        # Hypothesis, which we have for tests of our own, takes half a second to load.
+        [sys.executable, "-m", "pytest", *("-p", "no:cacheprovider", "-p", "no:hypothesispytest"), *STRICT, *arguments],
         cwd=directory,
         env=environment,
         capture_output=True,
@@ -229,7 +234,7 @@ def test_the_guard_can_be_had_for_every_test(tmp_path):
     assert outcomes(result) == (set(), {"test_without_a_fixture"}), result.stdout
 
 
-def test_without_a_fixture_nothing_of_the_network_is_loaded(tmp_path):
+def test_without_a_fixture_nothing_of_the_network_is_loaded(tmp_path, cold):
     code = """
 import sys
 

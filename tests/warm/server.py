@@ -32,6 +32,9 @@ PRELOADED = (
     *("zpatterns.pirate", "zpatterns.reactor", "zpatterns.telemetry", "zpatterns.testing", "benchmarks.processes"),
 )
 
+_LATER = {"pytest": ("pytest", "execnet.multi")}
+"""By the module that a program runs: what is imported when the first such program is asked for."""
+
 COLD, STARTED = b"c", b"s"
 _DESCRIPTORS_MAX = 32
 
@@ -76,7 +79,7 @@ class Server:
         program = parsed(request["arguments"], request["env"], request["cwd"])
         if program is None:
             asking.sendall(COLD)
-        elif self._fork(request["watched"], asking):
+        elif self._fork(program, request["watched"], asking):
             settle(request)
             asking.sendall(STARTED + os.getpid().to_bytes(4, "big"))
             asking.close()
@@ -88,8 +91,10 @@ class Server:
             asking.close()
         return None
 
-    def _fork(self, watched: bool, asking: socket.socket) -> bool:
+    def _fork(self, program: Program, watched: bool, asking: socket.socket) -> bool:
         """Whether this is the new process."""
+        for module in _LATER.get(program.what, ()):
+            importlib.import_module(module)
         if pid := os.fork() if watched else _fork_orphan():
             if watched:
                 self._watch(pid, asking)
