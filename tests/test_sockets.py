@@ -288,6 +288,15 @@ class TestSending:
         assert [reason for _, _, reason in failures] == [SendFailure.OVERFLOW] * 2
         assert link.waiting == 0
 
+    def test_a_message_larger_than_the_outbox_waits_alone_for_its_connection(self, make):
+        """The first request over a new connection was lost if it was larger than 16 MiB, in many attempts."""
+        link = make(SocketKind.DEALER, outbox_bytes_max=MESSAGE_OVERHEAD + 100)
+        link.connect("tcp://127.0.0.1:1")
+        failures: list[Any] = []
+        link.send([[b"x" * 200], [b"y"]], 0.0, failures)
+        assert link.discard() == [[b"x" * 200]]
+        assert failures == [("port", [b"y"], SendFailure.OVERFLOW)]
+
 
 class TestForks:
     def test_the_guard_lets_its_own_process_pass(self):

@@ -46,7 +46,8 @@ class SocketSettings:
 
     `send_hwm`, `receive_hwm`: messages libzmq holds for a peer. `message_max`: the largest frame taken from a
     peer, whose connection is cut beyond it. `frames_max`: a message of more frames is dropped.
-    `outbox_max`, `outbox_bytes_max`: what is kept for one peer whose libzmq queue is full;
+    `outbox_max`, `outbox_bytes_max`: what is kept for one peer whose libzmq queue is full, or, where a socket has one
+    peer, which is not there yet (and then a larger message too, alone);
     `outbox_total_bytes_max`: the same for all peers of a socket together, and each message counts 512 bytes more than
     it has, which is what it costs to keep.
     `connect_timeout`: a connection that TCP has not made by then is tried anew. TCP itself repeats its SYN after 1, 2,
@@ -378,7 +379,8 @@ class Link:
         if (
             box.overflowed
             or len(box.messages) >= settings.outbox_max
-            or box.bytes + size > settings.outbox_bytes_max
+            # A large request to a server alone: its first message comes before the connection is there.
+            or ((self.routed or box.messages) and box.bytes + size > settings.outbox_bytes_max)
             or self._boxed_bytes + size > settings.outbox_total_bytes_max
         ):
             box.overflowed = True
