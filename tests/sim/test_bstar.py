@@ -4,38 +4,28 @@ from __future__ import annotations
 
 import pytest
 
+from tests.sim.worlds import FIRST, OTHERS, all_faults, run_worlds
 from zpatterns.testing.bstar import BinaryStarWorld
 from zpatterns.testing.fence import FakeFence
 
-SEEDS = 1000
-CHUNK = 100
 
-
-@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
-def test_every_promise_is_kept(first):
-    for seed in range(first, first + CHUNK):
-        violation = BinaryStarWorld(seed).run()
-        assert violation is None, f"seed {seed}: {violation}"
+@pytest.mark.parametrize("seeds", OTHERS, ids=str)
+def test_every_promise_is_kept(seeds):
+    run_worlds(BinaryStarWorld, seeds)
 
 
 def test_the_worlds_have_all_in_them_that_they_are_made_for():
-    """A world in which nothing happens keeps every promise."""
-    counts: dict[str, int] = {}
-    fenced = lost = 0
-    for seed in range(60):
-        world = BinaryStarWorld(seed)
-        assert world.run() is None
-        fenced += world.fence is not None
-        lost += world.loses_one
-        for what, count in world.counts.items():
-            counts[what] = counts.get(what, 0) + count
+    """A world in which nothing happens keeps every promise; these keep them, too."""
+    counts = run_worlds(
+        BinaryStarWorld, FIRST, lambda world: ["fenced"] * bool(world.fence) + ["lost"] * world.loses_one
+    )
     assert counts["calls"] > 500
     assert counts["replies"] > counts["calls"] / 4
-    assert fenced > 5
-    assert lost > 5
+    assert counts["fenced"] > 5
+    assert counts["lost"] > 5
     for what in ("error.RequestTimeout", "error.RemoteError", "error.ClosedError", "cancelled"):
         assert counts[what], what
-    assert {f"fault.{name}" for name in BinaryStarWorld.fault_classes} <= counts.keys()
+    assert all_faults(BinaryStarWorld) <= counts.keys()
 
 
 class AskedFence(FakeFence):

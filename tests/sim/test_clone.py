@@ -5,35 +5,26 @@ from __future__ import annotations
 import pytest
 
 from tests.sim.test_checkers import calm_clone_pair
+from tests.sim.worlds import FIRST, OTHERS, all_faults, run_worlds
 from zpatterns.clone.wire import KeyValue
 from zpatterns.testing.clone import CloneWorld
 from zpatterns.testing.clone_pair_observer import ClonePairObserver
 
-SEEDS = 1000
-CHUNK = 100
 
-
-@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
-def test_every_promise_is_kept(first):
-    for seed in range(first, first + CHUNK):
-        violation = CloneWorld(seed).run()
-        assert violation is None, f"seed {seed}: {violation}"
+@pytest.mark.parametrize("seeds", OTHERS, ids=str)
+def test_every_promise_is_kept(seeds):
+    run_worlds(CloneWorld, seeds)
 
 
 def test_the_worlds_have_all_in_them_that_they_are_made_for():
-    """A world in which nothing happens keeps every promise."""
-    counts: dict[str, int] = {}
-    for seed in range(60):
-        world = CloneWorld(seed)
-        assert world.run() is None
-        for what, count in world.counts.items():
-            counts[what] = counts.get(what, 0) + count
+    """A world in which nothing happens keeps every promise; these keep them, too."""
+    counts = run_worlds(CloneWorld, FIRST)
     assert counts["outcome.ok"] > 300
     for what in ("gaps", "failovers", "expired", "posts", "outcome.RequestTimeout", "outcome.CompareFailed"):
         assert counts[what], what
     for what in ("promotions", "copies", "held", "held.published", "late"):  # of pairs
         assert counts[what], what
-    assert {f"fault.{name}" for name in CloneWorld.fault_classes} <= counts.keys()
+    assert all_faults(CloneWorld) <= counts.keys()
 
 
 @pytest.mark.parametrize(

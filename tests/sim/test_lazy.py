@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import pytest
 
+from tests.sim.worlds import FIRST, OTHERS, all_faults, run_worlds
 from zpatterns.testing.lazy import LazyWorld
 
-SEEDS = 1000
-CHUNK = 100
 
-
-@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
-def test_every_promise_is_kept(first):
-    for seed in range(first, first + CHUNK):
-        violation = LazyWorld(seed).run()
-        assert violation is None, f"seed {seed}: {violation}"
+@pytest.mark.parametrize("seeds", OTHERS, ids=str)
+def test_every_promise_is_kept(seeds):
+    run_worlds(LazyWorld, seeds)
 
 
 def test_the_worlds_have_all_in_them_that_they_are_made_for():
-    """A world in which nothing happens keeps every promise."""
-    counts: dict[str, int] = {}
-    for seed in range(60):
-        world = LazyWorld(seed)
-        assert world.run() is None
-        for what, count in world.counts.items():
-            counts[what] = counts.get(what, 0) + count
+    """A world in which nothing happens keeps every promise; these keep them, too."""
+    counts = run_worlds(LazyWorld, FIRST)
     assert counts["calls"] > 500
     assert counts["replies"] > counts["calls"] / 4
     for what in ("error.RequestTimeout", "error.RemoteError", "error.QueueFull", "error.ClosedError", "cancelled"):
         assert counts[what], what
-    assert {f"fault.{name}" for name in LazyWorld.fault_classes} <= counts.keys()
+    assert all_faults(LazyWorld) <= counts.keys()

@@ -9,18 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.sim.worlds import FIRST, OTHERS, run_worlds
 from zpatterns.testing.mdp import MajordomoWorld
 
 ROOT = Path(__file__).parents[2]
-SEEDS = 1000
-CHUNK = 50
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
-def test_every_promise_is_kept(first):
-    for seed in range(first, first + CHUNK):
-        violation = MajordomoWorld(seed).run()
-        assert violation is None, f"seed {seed}: {violation}"
+@pytest.mark.parametrize("seeds", [FIRST, *OTHERS], ids=str)
+def test_every_promise_is_kept(seeds):
+    run_worlds(MajordomoWorld, seeds)
 
 
 def test_a_seed_tells_the_same_story_whatever_the_hashes():

@@ -158,6 +158,23 @@ class TestRun:
             Healed(seed).run()
         assert states == [True] * 50
 
+    @pytest.mark.parametrize(
+        ("bound", "lease", "may_go_wrong", "at"),
+        [(30.0, 2.0, [], 30.0), (6.0, 2.0, [], 12.0), (6.0, 8.0, [], 16.0), (30.0, 2.0, ["lazy"], 40.0)],
+        ids=["bound from the start", "a lease for what is under way", "never later", "something may be wrong"],
+    )
+    def test_where_nothing_goes_wrong_the_bound_counts_from_the_start(self, bound, lease, may_go_wrong, at):
+        class Timed(TickerWorld):
+            def build(self) -> None:
+                super().build()
+                self.bound, self.lease = bound, lease
+                self.behave(*may_go_wrong)
+
+        world = Timed(1, faults=frozenset(may_go_wrong))
+        assert world.run() is None
+        assert (at, "settled") in world.diary.lines
+        assert world.diary.lines[-1] == (at + 3.0, "finished")
+
     def test_a_violation_ends_it_and_is_kept(self, world):
         world = TickerWorld(1)
         error = ValueError("why")
