@@ -6,6 +6,8 @@ any time.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.clone.pair_harness import (
@@ -33,7 +35,7 @@ LATE = kvset(b"a", b"stale", 1)
 OVERWRITTEN = pytest.mark.parametrize("newer", [b"newer", b""], ids=["overwritten", "deleted"])
 
 
-def behind(newer: bytes, **options: int | bool) -> Half:
+def behind(newer: bytes, **options: Any) -> Half:
     """A passive half that missed an update, and then read of the set that is late and of what came after it."""
     half = following(kvsync(b"a", HAS, b"old", 9), **options)
     half.give(kvpub(b"a", HAS + 2, HAS + 1, b"stale", 1), port="peer-updates")
