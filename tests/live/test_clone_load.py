@@ -18,11 +18,13 @@ import zmq
 
 from tests.waiting import DEADLINE, eventually
 from zpatterns.clone import AsyncClone, Change
+from zpatterns.sockets import SocketSettings
 from zpatterns.testing import ManagedProcess
 from zpatterns.transfer import transfer
 
 ROOT = str(Path(__file__).parents[2])
 TURN_MAX = 0.05
+FRAMES_MAX = SocketSettings().frames_max
 BATCH = 500
 """Messages read from one socket before the others have their turn."""
 KEYS = [f"/{tree}/{number}" for tree in ("a", "b", "c") for number in range(100)]
@@ -155,7 +157,7 @@ def take_snapshots(server: ManagedProcess, keys: int, clients: int) -> dict[str,
             ready = poller.poll(round(DEADLINE * 1000))
             assert ready, f"a snapshot stops: {list(came.values())} of {keys} keys"
             for socket, _events in ready:
-                batch = transfer(socket, False).receive(BATCH)
+                batch = transfer(socket, False, FRAMES_MAX).receive(BATCH)
                 is_over = bool(batch) and batch[-1][0] == b"KTHXBAI"
                 came[socket] += len(batch) - is_over
                 if is_over:

@@ -311,18 +311,23 @@ def test_those_who_fail_together_do_not_come_back_together(make, broker):
     """Second attempts are spread over the first quarter of their window: no storm falls upon a broker that is back."""
     window = 1.0
     caller = make(endpoint_of(broker), timeout=2 * window, retries=1)
-    calls = [caller.start("echo", b"%d" % number) for number in range(30)]
-    for _ in calls:
-        take(broker)
-    came = []
-    for _ in calls:
-        client, body = take(broker)
-        came.append(time.monotonic())
-        answer(broker, client, *body)
-    for number, call in enumerate(calls):
-        assert call.result(DEADLINE) == [b"%d" % number]
-    # 30 draws from 0.25 s lie within 0.1 s of each other once in 10^10 times.
-    assert max(came) - min(came) > 0.1
+
+    def spread() -> float:
+        calls = [caller.start("echo", b"%d" % number) for number in range(30)]
+        for _ in calls:
+            take(broker)
+        came = []
+        for _ in calls:
+            client, body = take(broker)
+            came.append(time.monotonic())
+            answer(broker, client, *body)
+        for number, call in enumerate(calls):
+            assert call.result(DEADLINE) == [b"%d" % number]
+        return max(came) - min(came)
+
+    # 30 draws from 0.25 s lie within 0.1 s of each other once in 10^10 times; but where this thread, or the caller's,
+    # has stood still meanwhile, they come together.
+    assert any(spread() > 0.1 for _ in range(4))
 
 
 def test_a_refusal_is_tried_again_and_a_failure_is_not(make, broker):

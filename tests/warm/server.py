@@ -16,6 +16,7 @@ import selectors
 import signal
 import socket
 import sys
+from types import ModuleType
 from typing import Any
 
 # As a script it finds what lies beside it; it needs what lies above.
@@ -80,6 +81,9 @@ class Server:
         if program is None:
             asking.sendall(COLD)
         elif self._fork(program, request["watched"], asking):
+            if program.what in _LATER:
+                # Being a plugin of pytest, it has to be imported by it.
+                _forget("zpatterns")
             settle(request)
             asking.sendall(STARTED + os.getpid().to_bytes(4, "big"))
             asking.close()
@@ -131,6 +135,16 @@ class Server:
             os.killpg(pid, signal.SIGKILL)
 
 
+_forgotten: list[ModuleType] = []
+"""They are kept: to take them apart would cost more."""
+
+
+def _forget(package: str) -> None:
+    """Have it imported anew by who wants it."""
+    names = [name for name in sys.modules if name == package or name.startswith(f"{package}.")]
+    _forgotten.extend(sys.modules.pop(name) for name in names)
+
+
 def _fork_orphan() -> int:
     """Like fork, but the new process has lost its parent: it has become a child of who takes in orphans."""
     reading, writing = os.pipe()
@@ -149,10 +163,11 @@ def _fork_orphan() -> int:
 if __name__ == "__main__":
     # Ctrl-C is for who started us, and who then ends us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for module in PRELOADED:
-        importlib.import_module(module)
-    for name in [name for name in sys.modules if name.startswith("tests")]:
-        del sys.modules[name]
+    for name in PRELOADED:
+        module = importlib.import_module(name)
+        for exported in getattr(module, "__all__", ()):
+            getattr(module, exported)  # which our packages load when they are asked for it
+    _forget("tests")
     gc.collect()
     gc.freeze()
     Server(socket.socket(fileno=int(sys.argv[1]))).serve().run()
