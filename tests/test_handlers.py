@@ -16,7 +16,8 @@ from tests.example import ExampleCore, OnReactor
 from tests.waiting import DEADLINE, until
 from zpatterns.core import Frames
 from zpatterns.errors import RemoteError
-from zpatterns.handlers import _PARTS_AHEAD, Lane, Request, Threads, is_stream, to_frames
+from zpatterns.handlers import _PARTS_AHEAD, Lane, Request, Threads, is_stream
+from zpatterns.wire import to_frames
 
 REQUEST = Request((b"one", b"two"), "service", b"client")
 

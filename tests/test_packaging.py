@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.resources
 import json
@@ -19,6 +20,7 @@ from zpatterns import errors
 
 ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PATTERNS = ("bstar", "clone", "freelance", "mdp", "pirate")
 HEAVY = ("zmq", "tornado", "asyncio", "structlog", "click")
 
 
@@ -43,9 +45,31 @@ def test_the_reactor_is_loaded_when_it_is_asked_for():
 
 
 def test_the_majordomo_package_loads_neither_command_line_nor_http_nor_structlog():
-    loaded = modules_after("import zpatterns.mdp")
+    loaded = modules_after("from zpatterns.mdp import *")
+    assert "tornado.ioloop" in loaded
     unwanted = {"click", "structlog", "tornado.httpserver", "tornado.web", "zpatterns.cli"}
     assert not loaded & unwanted
+
+
+def test_who_only_calls_and_waits_loads_nothing_of_asyncio():
+    """Half of the start of a short program would go into that."""
+    code = """
+from zpatterns.bstar import BinaryStarClient
+from zpatterns.freelance import FreelanceClient
+from zpatterns.mdp import Client
+from zpatterns.pirate import LazyPirateClient
+"""
+    loaded = modules_after(code)
+    assert "zmq" in loaded
+    assert not loaded & {"asyncio", "tornado", "concurrent.futures"}
+
+
+@pytest.mark.parametrize("package", ["zpatterns", *(f"zpatterns.{name}" for name in PATTERNS)])
+def test_a_package_has_what_it_exports_and_no_more(package):
+    module = importlib.import_module(package)
+    assert all(hasattr(module, name) for name in module.__all__)
+    assert set(module.__all__) <= set(dir(module))
+    assert not hasattr(module, "no_such_name")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["mdp", "--help"], ["mdp", "request", "--help"], ["demo", "--help"]])
@@ -86,7 +110,7 @@ def test_every_error_is_public():
 
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no_such_name"):
-        _ = zpatterns.no_such_name
+        _ = zpatterns.no_such_name  # type: ignore[attr-defined]
 
 
 def test_the_package_is_typed():

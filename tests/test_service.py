@@ -13,7 +13,7 @@ from tests.example import LARGE, NARROW, EchoCore, ExampleService
 from tests.waiting import DEADLINE, eventually
 from zpatterns.errors import ClosedError, EndpointError
 from zpatterns.reactor import Reactor
-from zpatterns.service import endpoint_list
+from zpatterns.sockets import endpoint_list
 
 
 def run(main):

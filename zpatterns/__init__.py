@@ -5,7 +5,7 @@ Importing this module loads neither zmq nor tornado; the first use of :class:`Re
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zpatterns.errors import (
     ClosedError,
@@ -21,9 +21,12 @@ from zpatterns.errors import (
     WatchOverflow,
     ZPatternsError,
 )
+from zpatterns.exports import lazily
 
 if TYPE_CHECKING:
     from zpatterns.reactor import Reactor
+else:
+    __getattr__, __dir__ = lazily(__name__, {"zpatterns.reactor": ["Reactor"]})
 
 __all__ = [
     "ClosedError",
@@ -43,16 +46,3 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
-
-
-def __getattr__(name: str) -> Any:
-    if name == "Reactor":
-        from zpatterns.reactor import Reactor
-
-        globals()["Reactor"] = Reactor
-        return Reactor
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

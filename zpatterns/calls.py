@@ -7,21 +7,25 @@ core is told of a call by whatever the client has it started with, and says what
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 from types import TracebackType
-from typing import Any, ClassVar, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias
 
 from zpatterns.blocking import BlockingDriver, Waiter
 from zpatterns.core import Command, Core, Deliver, Event, Fail, Frames
 from zpatterns.errors import ClosedError, ForkedError
-from zpatterns.reactor import Reactor, ReactorDriver
 from zpatterns.sockets import ProcessGuard, SocketSettings
 from zpatterns.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    # Who only blocks need not load it: that takes half of a short program's start.
+    import asyncio
+
+    from zpatterns.reactor import ReactorDriver
 
 Start: TypeAlias = Callable[[int, float], None]
 """Tells the core of a call: its number, and the time in monotonic seconds. What it raises is the caller's."""
@@ -115,7 +119,12 @@ class AsyncCalls(Calls):
         """The driver, made when there is none yet. Errors: ClosedError, ForkedError, RuntimeError in another loop."""
         self._check()
         if self._driver is None:
-            self._loop = asyncio.get_running_loop()
+            import asyncio
+
+            from zpatterns.reactor import Reactor, ReactorDriver
+
+            self._running_loop = asyncio.get_running_loop
+            self._loop = self._running_loop()
             self._reactor = Reactor.current()
             self._driver = ReactorDriver(
                 self._reactor,
@@ -129,7 +138,7 @@ class AsyncCalls(Calls):
         return self._driver
 
     def _check_loop(self) -> None:
-        if self._loop is not asyncio.get_running_loop():
+        if self._loop is not self._running_loop():
             raise RuntimeError(f"this {type(self).__name__} belongs to another event loop; make one for each loop")
 
     async def _answer(self, start: Start) -> Frames:
@@ -154,7 +163,7 @@ class AsyncCalls(Calls):
         """
         driver = self._open()
         number = next(self._numbers)
-        parts = self._calls[number] = _Parts()
+        parts = self._calls[number] = _Parts(self._loop)
         try:
             driver.call(start, number, driver.now())
             while True:
@@ -192,9 +201,10 @@ class AsyncCalls(Calls):
 class _Parts:
     """The parts of one stream between the core and its consumer; the core bounds them."""
 
-    __slots__ = ("_items", "_wake")
+    __slots__ = ("_items", "_loop", "_wake")
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self._items: deque[Deliver | Fail] = deque()
         self._wake: asyncio.Future[None] | None = None
 
@@ -205,7 +215,7 @@ class _Parts:
 
     async def get(self) -> tuple[Frames, bool]:
         while not self._items:
-            self._wake = asyncio.get_running_loop().create_future()
+            self._wake = self._loop.create_future()
             await self._wake
         item = self._items.popleft()
         if isinstance(item, Fail):

@@ -18,6 +18,7 @@ from zpatterns.core import Frames
 from zpatterns.errors import RemoteError
 from zpatterns.reactor import ReactorDriver
 from zpatterns.telemetry import text_of
+from zpatterns.wire import to_frames
 
 Body: TypeAlias = bytes | str | Sequence[bytes | str] | None
 """What a call is given and a handler returns: one frame, or several; ``str`` means UTF-8, None one empty frame."""
@@ -72,28 +73,6 @@ class HandlerCore(Protocol):
     def handler_done(self, run: int, frames: Frames, now: float) -> None: ...
 
     def handler_failed(self, run: int, code: str, message: str, now: float) -> None: ...
-
-
-def to_frames(value: object) -> Frames:
-    """One frame or several, as the wire wants them: at least one. Errors: TypeError for what is no body."""
-    if value is None:
-        return [b""]
-    # Most are tuples or lists; to find out whether another class is a Sequence takes ten times as long.
-    if isinstance(value, tuple | list) or (
-        isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview | str)
-    ):
-        return [part if type(part) is bytes else _frame(part) for part in value] or [b""]
-    return [_frame(value)]
-
-
-def _frame(part: object) -> bytes:
-    if isinstance(part, bytes):
-        return part
-    if isinstance(part, str):
-        return part.encode()
-    if isinstance(part, bytearray | memoryview):
-        return bytes(part)
-    raise TypeError(f"a body is bytes, str, None or a sequence of bytes and str, and this is {type(part).__name__}")
 
 
 def is_stream(handler: Handler) -> bool:

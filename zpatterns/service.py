@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ClassVar, NamedTuple, Self
 
 from zpatterns.core import Command, Event, ServiceCore
-from zpatterns.errors import ClosedError, EndpointError
+from zpatterns.errors import ClosedError
 from zpatterns.reactor import Reactor, ReactorDriver
-from zpatterns.sockets import ProcessGuard, SocketSettings, check_endpoint
+from zpatterns.sockets import ProcessGuard, SocketSettings
 from zpatterns.telemetry import Telemetry
 
 GOODBYE_LINGER = 1.0
@@ -184,13 +184,3 @@ class Service:
         finally:
             for driver in self._drivers:
                 driver.after_turn = None
-
-
-def endpoint_list(endpoints: str | Sequence[str], what: str) -> tuple[str, ...]:
-    """One endpoint or several as a tuple, each checked. Errors: ValueError when there is none."""
-    result = (endpoints,) if isinstance(endpoints, str) else tuple(endpoints)
-    if not result:
-        raise EndpointError(f"{what} needs at least one endpoint, such as 'tcp://127.0.0.1:5555'")
-    for endpoint in result:
-        check_endpoint(endpoint)
-    return result

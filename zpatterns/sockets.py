@@ -7,6 +7,7 @@ import os
 import random
 import socket as _socket
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -121,6 +122,16 @@ def check_endpoint(endpoint: str, *, bind: bool = False) -> str:
     if host.count(":") and not (host.startswith("[") and host.endswith("]")):
         raise refuse("an IPv6 address belongs in square brackets")
     return endpoint
+
+
+def endpoint_list(endpoints: str | Sequence[str], what: str) -> tuple[str, ...]:
+    """One endpoint or several as a tuple, each checked. Errors: ValueError when there is none."""
+    result = (endpoints,) if isinstance(endpoints, str) else tuple(endpoints)
+    if not result:
+        raise EndpointError(f"{what} needs at least one endpoint, such as 'tcp://127.0.0.1:5555'")
+    for endpoint in result:
+        check_endpoint(endpoint)
+    return result
 
 
 def resolve_endpoint(endpoint: str) -> None:

@@ -6,6 +6,8 @@ to any other client they are three ordinary frames.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from zpatterns.core import Frames
 
 ERROR_MARKER = b"\x00ZPATTERNS-ERROR\x00"
@@ -56,3 +58,25 @@ def parse_error(body: Frames) -> tuple[str, str] | None:
     if len(body) != 3 or body[0] != ERROR_MARKER:
         return None
     return body[1].decode("ascii", "replace"), body[2].decode("utf-8", "replace")
+
+
+def to_frames(value: object) -> Frames:
+    """One frame or several, as the wire wants them: at least one. Errors: TypeError for what is no body."""
+    if value is None:
+        return [b""]
+    # Most are tuples or lists; to find out whether another class is a Sequence takes ten times as long.
+    if isinstance(value, tuple | list) or (
+        isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview | str)
+    ):
+        return [part if type(part) is bytes else _frame(part) for part in value] or [b""]
+    return [_frame(value)]
+
+
+def _frame(part: object) -> bytes:
+    if isinstance(part, bytes):
+        return part
+    if isinstance(part, str):
+        return part.encode()
+    if isinstance(part, bytearray | memoryview):
+        return bytes(part)
+    raise TypeError(f"a body is bytes, str, None or a sequence of bytes and str, and this is {type(part).__name__}")

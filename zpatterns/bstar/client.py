@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from zpatterns.bstar.client_core import ClientOptions, ClientStatistics, StarClientCore
 from zpatterns.calls import AsyncCalls, BlockingCalls, Calls, Start, check_timeout
 from zpatterns.core import Event
-from zpatterns.handlers import to_frames
-from zpatterns.service import endpoint_list
-from zpatterns.sockets import SocketSettings, default_rng
+from zpatterns.sockets import SocketSettings, default_rng, endpoint_list
 from zpatterns.timing import Liveness
+from zpatterns.wire import to_frames
 
 _DEFAULTS = ClientOptions()
 

@@ -15,8 +15,7 @@ from zpatterns.clone.sets_core import SetOptions
 from zpatterns.clone.watches import Watches
 from zpatterns.core import Changed, Command, Event
 from zpatterns.errors import ClosedError, EndpointError, RequestTimeout
-from zpatterns.service import endpoint_list
-from zpatterns.sockets import SocketSettings, default_rng
+from zpatterns.sockets import SocketSettings, default_rng, endpoint_list
 from zpatterns.timing import Liveness
 
 _SETS = SetOptions()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from zpatterns.blocking import BlockingDriver, Waiter
 from zpatterns.calls import PATIENCE, AsyncCalls, BlockingCalls, Calls, Start, check_timeout
@@ -16,11 +17,12 @@ from zpatterns.freelance.failover_core import FailoverCore
 from zpatterns.freelance.servers_core import ClientOptions, FreelanceStatistics
 from zpatterns.freelance.shotgun_core import ShotgunCore
 from zpatterns.freelance.wire import Model
-from zpatterns.handlers import to_frames
-from zpatterns.reactor import ReactorDriver
-from zpatterns.service import endpoint_list
-from zpatterns.sockets import SocketSettings, check_endpoint, default_rng
+from zpatterns.sockets import SocketSettings, check_endpoint, default_rng, endpoint_list
 from zpatterns.timing import Liveness
+from zpatterns.wire import to_frames
+
+if TYPE_CHECKING:
+    from zpatterns.reactor import ReactorDriver
 
 _DEFAULTS = ClientOptions()
 

@@ -8,11 +8,10 @@ from typing import Literal, TypeAlias
 
 from zpatterns.calls import AsyncCalls, BlockingCalls, Calls, Start, check_timeout
 from zpatterns.core import Event
-from zpatterns.handlers import to_frames
 from zpatterns.mdp import wire
 from zpatterns.mdp.client_core import ClientCore, ClientOptions, ClientStatistics
-from zpatterns.service import endpoint_list
-from zpatterns.sockets import SocketSettings, default_rng
+from zpatterns.sockets import SocketSettings, default_rng, endpoint_list
+from zpatterns.wire import to_frames
 
 Protocol: TypeAlias = Literal["auto", "0.1", "0.2"]
 

@@ -9,8 +9,7 @@ from zpatterns.core import Event, Rng
 from zpatterns.handlers import Handler, is_stream
 from zpatterns.mdp import wire
 from zpatterns.mdp.worker_core import WorkerCore, WorkerStatistics
-from zpatterns.service import endpoint_list
-from zpatterns.sockets import SocketSettings
+from zpatterns.sockets import SocketSettings, endpoint_list
 from zpatterns.timing import Liveness
 from zpatterns.worker import LaneWorker
 

@@ -9,8 +9,7 @@ from zpatterns.core import Event, Rng
 from zpatterns.handlers import Handler
 from zpatterns.pirate.wire import PARANOID, SIMPLE, Dialect
 from zpatterns.pirate.worker_core import WorkerCore
-from zpatterns.service import endpoint_list
-from zpatterns.sockets import SocketSettings
+from zpatterns.sockets import SocketSettings, endpoint_list
 from zpatterns.timing import Liveness
 from zpatterns.worker import LaneWorker
 
