@@ -251,11 +251,38 @@ def test_an_overdue_worker_is_lost_at_the_very_time_that_was_asked_for():
 def test_those_in_line_that_are_lost_are_passed_over(queue):
     queue.ready(b"a", b"b", b"c", b"d")
     for lost in (b"b", b"d"):
-        queue.core.send_failed("back", [lost, b"\x02"], SendFailure.UNREACHABLE, queue.now)
+        queue.unreachable([lost, b"\x02"])
         queue.core.check_invariants()
     assert queue.ask(b"1") == [queue.work(b"a", b"1")]
     assert queue.ask(b"2") == [queue.work(b"c", b"2")]
     assert not queue.core.wants_to_read("front")
+
+
+def test_the_next_in_line_is_a_live_one_when_a_request_came_back_too(queue):
+    queue.ready(b"a", b"b", b"c", b"d")
+    [sent] = queue.ask(b"1")
+    queue.unreachable([b"c", b"\x02"])
+    assert queue.unreachable(sent) == [queue.work(b"b", b"1")]
+    queue.core.check_invariants()
+    assert queue.ask(b"2") == [queue.work(b"d", b"2")]
+
+
+def test_requests_that_come_back_in_any_order_are_given_out_in_their_own(queue):
+    queue.ready(b"a", b"b", b"c")
+    sent = queue.ask(b"1", b"2", b"3")
+    for lost in (0, 2, 1):
+        queue.unreachable(sent[lost])
+        queue.core.check_invariants()
+    assert queue.ready(b"d", b"e", b"f") == [queue.work(b"d", b"1"), queue.work(b"e", b"2"), queue.work(b"f", b"3")]
+
+
+def test_a_reply_with_less_of_an_envelope_than_its_request_had_is_none(queue):
+    queue.ready(b"w")
+    queue.give([b"c", b"hop", b"", b"body"], port="front")
+    queue.reply(b"w", b"c", b"not to him")
+    assert queue.answered() == []
+    queue.give([b"w", b"c", b"hop", b"", b"reply"])
+    assert queue.answered() == [[b"c", b"hop", b"", b"reply"]]
 
 
 def test_workers_that_come_and_go_leave_nothing_behind(queue):
@@ -263,7 +290,7 @@ def test_workers_that_come_and_go_leave_nothing_behind(queue):
     queue.ready(b"stays")
     for number in range(1000):
         queue.ready(b"%d" % number)
-        queue.core.send_failed("back", [b"%d" % number, b"\x02"], SendFailure.UNREACHABLE, queue.now)
+        queue.unreachable([b"%d" % number, b"\x02"])
     queue.core.check_invariants()
     assert queue.statistics.workers == 1
     assert len(queue.core._idle) < 10

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import bisect
+import heapq
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -142,14 +142,16 @@ class Waiting:
     All have the same time to live, so the one that came first also expires first.
     """
 
-    __slots__ = ("_line", "bytes")
+    __slots__ = ("_again", "_line", "bytes")
 
     def __init__(self) -> None:
+        # Each with its size. Who comes back from a lost worker seldom is the last, and then is in the heap.
         self._line: deque[tuple[Request, int]] = deque()
+        self._again: list[tuple[Request, int]] = []
         self.bytes = 0
 
     def __len__(self) -> int:
-        return len(self._line)
+        return len(self._line) + len(self._again)
 
     def add(self, request: Request, size: int) -> None:
         """The request waits in its place; it counts for `size` bytes."""
@@ -157,22 +159,29 @@ class Waiting:
         if not line or line[-1][0] < request:
             line.append((request, size))
         else:
-            bisect.insort(line, (request, size))
+            heapq.heappush(self._again, (request, size))
         self.bytes += size
 
     def take(self) -> Request:
         """Take the first; there must be one."""
-        request, size = self._line.popleft()
+        line, again = self._line, self._again
+        if again and (not line or again[0] < line[0]):
+            request, size = heapq.heappop(again)
+        else:
+            request, size = line.popleft()
         self.bytes -= size
         return request
 
     def next_expiry(self) -> float | None:
         """When the first of them has waited for too long."""
-        return self._line[0][0][1] if self._line else None
+        line, again = self._line, self._again
+        if not again:
+            return line[0][0][1] if line else None
+        return min(first[0][0][1] for first in (line, again) if first)
 
     def check_invariants(self) -> None:
-        """Assert that the count of bytes is right, that they are in order, and no deadline is behind a later one."""
-        requests = [request for request, _ in self._line]
-        assert self.bytes == sum(memory_of(request[FRAMES]) for request in requests)
-        assert requests == sorted(requests, key=lambda request: request[0])
-        assert all(requests[0][1] <= request[1] for request in requests)
+        """Assert that the count of bytes is right, and that no deadline is behind a later one."""
+        everything = [*self._line, *self._again]
+        assert self.bytes == sum(memory_of(request[FRAMES]) for request, _ in everything)
+        assert list(self._line) == sorted(self._line, key=lambda waiting: waiting[0][0])
+        assert all(self.next_expiry() <= request[1] for request, _ in everything)  # type: ignore[operator]
