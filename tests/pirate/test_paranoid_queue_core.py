@@ -258,6 +258,13 @@ def test_those_in_line_that_are_lost_are_passed_over(queue):
     assert not queue.core.wants_to_read("front")
 
 
+def test_one_in_line_that_expires_is_lost_once(queue):
+    queue.ready(b"a", b"b", b"c", b"d")
+    queue.keep_alive(3.5, b"a", b"c", b"d")
+    queue.core.check_invariants()
+    assert (queue.statistics.workers, queue.statistics.workers_lost) == (3, 1)
+
+
 def test_the_next_in_line_is_a_live_one_when_a_request_came_back_too(queue):
     queue.ready(b"a", b"b", b"c", b"d")
     [sent] = queue.ask(b"1")
