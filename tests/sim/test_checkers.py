@@ -6,6 +6,7 @@ from collections import deque
 
 import pytest
 
+from zpatterns.clone.replica_core import Change
 from zpatterns.clone.wire import KeyValue
 from zpatterns.testing.clone import CloneWorld
 from zpatterns.testing.clone_pair_observer import ClonePairObserver
@@ -178,3 +179,22 @@ def test_what_a_clone_half_followed_and_had_not_on_its_disk_may_come_again_as_it
         observer._check_held(node, half, KeyValue(b"k", sequence, b"uuid", b"", b"body"))
     assert (world.violation is not None) is is_breach
     assert world.violation is None or world.violation.promise == "C1"
+
+
+@pytest.mark.parametrize("turns_away", [True, False])
+def test_what_makes_a_clone_client_turn_to_another_server_it_has_heard_of_the_one_before(turns_away):
+    """It is told of all that one turn has read when it may follow the other server already."""
+    world = calm_clone_pair()
+    client, halves, key = world.clients[0], world.halves, world.clients[0].options.subtree + "k"
+    [followed] = [half for half in halves if half.name == client.server]
+    [other] = [half for half in halves if half is not followed]
+    for half in halves:
+        history = world.observer._history(half.name)
+        if half is (followed if turns_away else other):
+            world.observer._asked[b"uuid"] = key, b"body"
+            world.observer._record(half, history, key.encode(), 2**40, b"uuid", b"body", 0, world.clock.now())
+    world.observer.read(client.links[0], [key.encode(), b"", b"uuid", b"", b"body"])
+    client.core._current = 1 - client.core._current
+    assert client.server == other.name
+    world.observer.changed(client, [Change(key, None, b"body", 2**40)])
+    assert (world.violation is None) is turns_away

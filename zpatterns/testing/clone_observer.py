@@ -29,6 +29,7 @@ class CloneObserver(Observer):
         self._answered_asks: set[bytes] = set()  # the uuids of those that get an answer
         self._told: dict[str, tuple[str, int]] = {}  # by client: the server and sequence of its last change
         self._published_at: dict[str, float] = {}
+        self._read_from: dict[str, str] = {}  # by client: the server that it followed when it last read
 
     # What nodes tell.
 
@@ -41,6 +42,7 @@ class CloneObserver(Observer):
 
     def client_begins(self, client: CloneClientNode) -> None:
         self._told.pop(client.name, None)
+        self._read_from.pop(client.name, None)
 
     def committed(self, server: CloneServerNode, change: ServerChange) -> None:
         """A server's store has it for good."""
@@ -51,8 +53,8 @@ class CloneObserver(Observer):
         self._record(server, history, change.key, change.sequence, change.uuid, change.body, change.ttl, since)
 
     def changed(self, client: CloneClientNode, changes: Sequence[Change]) -> None:
-        """C2: a client's watchers are told."""
-        world, shadow, server = self._world, client.shadow, client.server
+        """C2: a client's watchers are told. What they are told of may be what made it turn to another server."""
+        world, shadow, server = self._world, client.shadow, self._read_from.get(client.name, client.server)
         histories = self.histories.get(server, [History()])
         before = self._told.get(client.name, ("", 0))
         last = before[1] if before[0] == server else 0
@@ -95,6 +97,10 @@ class CloneObserver(Observer):
                 self._world.violate("C2", f"{call} compared {call.if_sequence}, and the key had {had}")
 
     # What passes by.
+
+    def read(self, link: SimLink, frames: Frames) -> None:
+        if isinstance(link.node, CloneClientNode):
+            self._read_from[link.node.name] = link.node.server
 
     def asked(self, link: SimLink, frames: Frames) -> None:
         node = link.node

@@ -163,6 +163,7 @@ class ClonePairObserver(CloneObserver):
     def read(self, link: SimLink, frames: Frames) -> None:
         node = link.node
         if not isinstance(node, ClonePairNode):
+            super().read(link, frames)
             return
         half, now = self._halves[node.name], self._world.clock.now()
         half.reads += 1
