@@ -177,15 +177,15 @@ class CloneObserver(Observer):
                 late = world.clock.now() > max(call.deadline, client.resumed_at + 0.1) + 1e-6
                 if late and client.paused_at is None:
                     world.violate("R2", f"{call} is still open, its deadline was {call.deadline:.6f}")
-            statistics, options = client.core.statistics(), client.options
-            if statistics.kept > options.kept_max:
-                world.violate("B1", f"{client.name} keeps {statistics.kept} updates")
-            if statistics.sets_open > options.sets.sets_max or statistics.sets_in_flight > options.sets.in_flight_max:
-                world.violate("B1", f"{client.name} holds {statistics.sets_open} sets")
+            options, kept, sets = client.options, client.core.replica.kept, client.core.sets
+            if kept > options.kept_max:
+                world.violate("B1", f"{client.name} keeps {kept} updates")
+            if len(sets) > options.sets.sets_max or sets.in_flight > options.sets.in_flight_max:
+                world.violate("B1", f"{client.name} holds {len(sets)} sets")
         links = [link for client in world.alive_clients for link in client.links]
         links += [link for server in world.servers if server.alive for link in server.links]
         for link in links:
-            if any(count > world.settings.outbox_max for count, _ in link.boxes):
+            if link.blocked and any(count > world.settings.outbox_max for count, _ in link.boxes):
                 world.violate("B1", f"the outbox of {link.sim.name} holds {link.boxes}")
 
     def settled(self) -> None:

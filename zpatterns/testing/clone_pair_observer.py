@@ -316,10 +316,12 @@ class ClonePairObserver(CloneObserver):
         super().measure()
         for server in self._world.halves:
             lineage = self._halves[server.name].lineage
-            if server.alive and lineage is not None and server.core.has_copy:
+            if not server.alive:
+                continue
+            if lineage is not None and server.core.has_copy:
                 self._check_copy(server, lineage)
             statistics, most = server.core.statistics(), server.options.pending_max
-            if server.alive and max(statistics.held, statistics.unconfirmed) > most:
+            if max(statistics.held, statistics.unconfirmed) > most:
                 self._world.violate("B1", f"{server.name} holds more than {most}: {statistics}")
 
     def _check_copy(self, server: ClonePairNode, lineage: History) -> None:

@@ -44,13 +44,17 @@ _CLIENT_2 = {b"\1": "ASK", b"\2": "ANSWER-PART", b"\3": "ANSWER"}
 def parse(frames: Frames, is_from_broker: bool) -> Parsed | None:
     """What the message says, or None if it is none of Majordomo."""
     count = len(frames)
-    if count > 3 and frames[1:3] == [b"", b"MDPC01"]:
-        return Parsed(frames[0], "ANSWER" if is_from_broker else "ASK", frames[3:])
-    if count > 3 and frames[1:3] == [b"", b"MDPW01"]:
-        return Parsed(frames[0], _WORKER_1.get(frames[3], ""), frames[4:])
-    if count > 2 and frames[1] == b"MDPC02":
+    if count < 3:
+        return None
+    if not frames[1]:
+        if count > 3 and frames[2] == b"MDPC01":
+            return Parsed(frames[0], "ANSWER" if is_from_broker else "ASK", frames[3:])
+        if count > 3 and frames[2] == b"MDPW01":
+            return Parsed(frames[0], _WORKER_1.get(frames[3], ""), frames[4:])
+        return None
+    if frames[1] == b"MDPC02":
         return Parsed(frames[0], _CLIENT_2.get(frames[2], ""), frames[3:])
-    if count > 2 and frames[1] == b"MDPW02":
+    if frames[1] == b"MDPW02":
         return Parsed(frames[0], _WORKER_2.get(frames[2], ""), frames[3:])
     return None
 

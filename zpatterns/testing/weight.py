@@ -6,7 +6,7 @@ import functools
 from collections import deque
 from typing import Final
 
-_PLAIN: Final = (str, int, float, type(None))
+_PLAIN: Final = frozenset((str, int, float, bool, type(None)))
 _GROUPS: Final = (list, tuple, set, frozenset, deque)
 
 
@@ -17,7 +17,8 @@ def reachable_frames(root: object, prefix: bytes) -> int:
     stack: list[object] = [root]
     while stack:
         item = stack.pop()
-        if isinstance(item, _PLAIN) or id(item) in seen:
+        kind: type = type(item)
+        if kind in _PLAIN or id(item) in seen:
             continue
         seen.add(id(item))
         if isinstance(item, bytes):
@@ -27,10 +28,15 @@ def reachable_frames(root: object, prefix: bytes) -> int:
             stack += item.values()
         elif isinstance(item, _GROUPS):
             stack += item
-        elif type(item).__module__.startswith("zpatterns."):
+        elif _is_ours(kind):
             stack += vars(item).values() if hasattr(item, "__dict__") else ()
-            stack += [getattr(item, name, None) for name in _slots(type(item))]  # type: ignore[arg-type]
+            stack += [getattr(item, name, None) for name in _slots(kind)]
     return found
+
+
+@functools.cache
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.startswith("zpatterns.") and not issubclass(kind, str | int | float)
 
 
 @functools.cache
