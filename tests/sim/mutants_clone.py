@@ -186,7 +186,7 @@ MUTANTS: Sequence[Mutant] = (
     _clone(
         "clone-unanswered-set-is-not-sent-again",
         SETS,
-        "            elif each.in_flight and each.resend_at <= now:\n                self._resend(each, now)\n",
-        "",
+        "                self._resend(each, now)\n            else:\n",
+        "                each.resend_at = each.expiry\n                self._watch(each)\n            else:\n",
     ),
 )

@@ -11,7 +11,17 @@ from zpatterns.clone.server_state import ServerOptions
 from zpatterns.clone.sets_core import SetOptions
 from zpatterns.sockets import SocketSettings
 from zpatterns.testing.clock import Chance
-from zpatterns.testing.clone_nodes import KEYS, SUBTREES, CloneClientNode, CloneServerNode, HostileCloneNode, SetCall
+from zpatterns.testing.clone_nodes import (
+    KEYS,
+    SUBTREES,
+    WAYS,
+    WAYS_IN_FLIGHT,
+    WAYS_ROUND,
+    CloneClientNode,
+    CloneServerNode,
+    HostileCloneNode,
+    SetCall,
+)
 from zpatterns.testing.clone_observer import CloneObserver
 from zpatterns.testing.clone_pair import ClonePairNode, state_endpoint
 from zpatterns.testing.clone_pair_observer import ClonePairObserver
@@ -26,7 +36,7 @@ class CloneWorld(World):
 
     name = "clone"
     fault_classes: ClassVar[tuple[str, ...]] = (*World.fault_classes, "promote", "step-down")
-    behaviours: ClassVar[tuple[str, ...]] = ("burst", "cancel", "close", "full-disk", "hostile", "detour")
+    behaviours: ClassVar[tuple[str, ...]] = ("burst", "cancel", "close", "full-disk", "hostile", "detour", "hand-over")
 
     def build(self) -> None:
         draw = self.chance.fork("clone")
@@ -39,6 +49,7 @@ class CloneWorld(World):
         self.fault_seconds = lease * draw.between(1.0, 3.0)
         self.sets: list[SetCall] = []
         self._detours: list[tuple[str, str]] = []
+        self.ways: tuple[str, ...] = WAYS
         self.sets_left = draw.pick((8, 16, 30))
         is_calm = not self.active_faults
         tight = not is_calm and draw.happens(0.5)
@@ -72,8 +83,10 @@ class CloneWorld(World):
         self.clients = [self._client(draw, number, liveness) for number in range(draw.pick((1, 2, 2, 5)))]
         for server in self.servers:
             server.frailty = 3
-        if self.is_pair and "detour" in self.active_behaviours:
+        if self.is_pair and self.active_behaviours & {"detour", "hand-over"}:
             self._detour(self.chance.fork("detour"))
+        if self.is_pair and "hand-over" in self.active_behaviours:
+            self._hand_over(self.chance.fork("hand-over"))
         if "hostile" in self.active_behaviours:
             endpoints = [server.endpoints.snapshot for server in self.servers]
             HostileCloneNode(self, "hostile", endpoints, self.settings).frailty = 0
@@ -114,13 +127,33 @@ class CloneWorld(World):
         """The ways of all clients to one half are long: what they post comes there later than what the other half has
         published of it."""
         half = draw.pick(self.halves).name
+        self.ways = draw.pick((WAYS, WAYS_ROUND, WAYS_ROUND))
         for client in self.clients:
-            self._detours.append((client.name, half))
-            self.network.throttle(client.name, half, self.lease * draw.pick((0.1, 0.3)))
+            self._lengthen(client.name, half, self.lease * draw.pick((0.1, 0.3)))
+
+    def _hand_over(self, draw: Chance) -> None:
+        """The halves hear late of each other, and the active steps down while what was just set is on its way to the
+        other half, or is not confirmed: who set it asks again."""
+        for half in self.halves:
+            self._lengthen(half.name, half.other.name, self.lease * draw.pick((0.02, 0.1)))
+        for _ in range(draw.pick((2, 4))):
+            self.clock.call_later(self.fault_seconds * draw.random(), self._set_and_step_down, draw)
+
+    def _set_and_step_down(self, draw: Chance) -> None:
+        now = self.clock.now()
+        for client in self.alive_clients:
+            client.later(now, client.make_sets, 1 + draw.below(3), WAYS_IN_FLIGHT)
+        for half in self.halves:
+            if half.alive and half.pair.star.serving:
+                half.later(now + self.lease * draw.pick((0.02, 0.1)) * draw.random(), half.step_down)
+
+    def _lengthen(self, source: str, target: str, seconds: float) -> None:
+        self._detours.append((source, target))
+        self.network.throttle(source, target, seconds)
 
     def healed(self) -> None:
-        for client, half in self._detours:
-            self.network.throttle(client, half, 0.0)
+        for source, target in self._detours:
+            self.network.throttle(source, target, 0.0)
 
     @property
     def alive_clients(self) -> list[CloneClientNode]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from zpatterns.clone import wire
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 KEYS = ("/a/1", "/a/2", "/a/x/1", "/a/x/2", "/b/1", "/b/2", "plain")
 SUBTREES = ("", "", "/a/", "/a/x/", "/b/")
 
-_WAYS = ("set", "set", "set", "delete", "ttl", "compare", "post")
-_WAYS_ROUND = ("post", "post", "set")
+WAYS = ("set", "set", "set", "delete", "ttl", "compare", "post")
+WAYS_ROUND = ("post", "post", "set")
+WAYS_IN_FLIGHT = ("set", "delete", "delete", "post")
+"""A deleted key does not tell who has deleted it, so a server must remember whose set that was."""
 
 
 class SetCall:
@@ -222,16 +225,20 @@ class CloneClientNode(Node):
             self.driver.close()
             self.boot()
             return
-        for _ in range(5 + chance.below(20) if "burst" in world.active_behaviours and chance.happens(0.1) else 1):
-            world.sets_left -= 1
-            self._make_set()
+        count = 5 + chance.below(20) if "burst" in world.active_behaviours and chance.happens(0.1) else 1
+        self.make_sets(count, world.ways)
         self._later_sets()
 
-    def _make_set(self) -> None:
+    def make_sets(self, count: int, ways: Sequence[str]) -> None:
+        """Set so many keys now, in any of these `ways`."""
+        for _ in range(count):
+            self.world.sets_left -= 1
+            self._make_set(self.chance.pick(ways))
+
+    def _make_set(self, way: str) -> None:
         world, chance = self.world, self.chance
         key = chance.pick(self._keys)
         timeout = self.options.sets.timeout * (0.1 + chance.random())
-        way = chance.pick(_WAYS_ROUND if "detour" in world.active_behaviours else _WAYS)
         ttl = 1 + chance.below(2)
         if way == "post":
             world.count("posts")
