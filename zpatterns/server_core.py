@@ -17,6 +17,16 @@ from zpatterns.wire import CODE_DRAINING, CODE_OVERLOADED, error_body, memory_of
 PORT = "server"
 
 _STOPPING = "the server is shutting down; ask another one"
+_CONCURRENCY_MAX = 1000
+
+
+def check_concurrency(concurrency: int) -> None:
+    """Raises ValueError: each request that is handled at a time costs a lane, and maybe a thread and a socket."""
+    if not 1 <= concurrency <= _CONCURRENCY_MAX:
+        raise ValueError(
+            f"concurrency must be at least 1 and at most {_CONCURRENCY_MAX}, not {concurrency!r}; "
+            "for more at a time run several processes"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +59,8 @@ class HandlerFailed(Event):
 class ServerOptions:
     """Limits and times of a server, in seconds and bytes.
 
-    `concurrency`: requests that are handled at a time. `queue_max`, `queue_bytes_max`: requests that may wait for
-    that; the newest beyond it is refused. `request_ttl`: how long one may wait before it is dropped.
+    `concurrency`: requests that are handled at a time, at most 1000. `queue_max`, `queue_bytes_max`: requests that may
+    wait for that; the newest beyond it is refused. `request_ttl`: how long one may wait before it is dropped.
     """
 
     concurrency: int = 1
@@ -59,7 +69,8 @@ class ServerOptions:
     request_ttl: float = 60.0
 
     def __post_init__(self) -> None:
-        for name in ("concurrency", "queue_max", "queue_bytes_max"):
+        check_concurrency(self.concurrency)
+        for name in ("queue_max", "queue_bytes_max"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)!r}")
         if not 0 < self.request_ttl < float("inf"):

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from zpatterns.core import Cancel, Command, Event, Rng, Run
 from zpatterns.handlers import Handler, Handles, Lane, Request, Threads
 from zpatterns.reactor import Reactor, ReactorDriver
+from zpatterns.server_core import check_concurrency
 from zpatterns.service import Service
 from zpatterns.sockets import SocketSettings
 from zpatterns.timing import Liveness
@@ -38,8 +39,7 @@ class LaneWorker(Handles, Service):
         self._endpoints = endpoints
         self._name = name
         self._handler = self._choose_handler(handler)
-        if concurrency < 1:
-            raise ValueError(f"concurrency must be at least 1, not {concurrency!r}")
+        check_concurrency(concurrency)
         if handler_timeout is not None and not handler_timeout > 0:
             raise ValueError(f"handler_timeout must be a positive number of seconds, not {handler_timeout!r}")
         self._concurrency = concurrency

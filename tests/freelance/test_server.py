@@ -177,6 +177,7 @@ class TestMisuse:
         ("options", "text"),
         [
             ({"concurrency": 0}, "concurrency must be at least 1"),
+            ({"concurrency": 1001}, "concurrency must be at least 1 and at most 1000, not 1001"),
             ({"queue_max": 0}, "queue_max must be at least 1"),
             ({"request_ttl": 0}, "request_ttl must be a positive number"),
             ({"model": "lucky"}, "model must be"),

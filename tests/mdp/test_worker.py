@@ -365,6 +365,7 @@ class TestMisuse:
             ({"service": "a\nb"}, "cannot be a service name"),
             ({"protocol": "0.3"}, "protocol must be"),
             ({"concurrency": 0}, "concurrency must be at least 1"),
+            ({"concurrency": 1001}, "concurrency must be at least 1 and at most 1000, not 1001"),
             ({"heartbeat_interval": 0}, "heartbeat_interval must be a positive number"),
             ({"heartbeat_interval": float("inf")}, "heartbeat_interval must be a positive number"),
             ({"liveness": 0}, "liveness must be at least 1"),
