@@ -366,6 +366,28 @@ class TestAFullPeer:
             ([b"", b"no id at all"], SendFailure.UNREACHABLE),
         ]
 
+    def test_one_that_has_just_gone_is_unreachable(self, bench):
+        """libzmq looks for who has gone once in a millisecond while it sends, and takes what is for him until then."""
+        core = EchoCore(echo=False)
+        server = bench.drive(core)
+        endpoint = server.bind("inproc://front")
+        with server.context.socket(zmq.DEALER) as stays, server.context.socket(zmq.DEALER) as leaves:
+            for dealer, name in ((stays, b"stays"), (leaves, b"leaves")):
+                dealer.setsockopt(zmq.ROUTING_ID, name)
+                dealer.setsockopt(zmq.RCVTIMEO, int(DEADLINE * 1000))
+                dealer.connect(endpoint)
+                dealer.send(b"hello")
+            until(lambda: len(core.received) == 2, "both are known")
+
+            def send_as_it_leaves() -> None:
+                server.driver.call(core.send, "front", [b"stays", b"taken"])
+                leaves.disconnect(endpoint)
+                server.driver.call(core.send, "front", [b"leaves", b"lost"], [b"stays", b"the next"])
+
+            server.do(send_as_it_leaves)
+            assert core.failed == [([b"leaves", b"lost"], SendFailure.UNREACHABLE)]
+            assert [stays.recv(), stays.recv()] == [b"taken", b"the next"]
+
 
 class TestADealer:
     def test_what_nobody_takes_waits_and_goes_out_in_order(self, bench, peer):
