@@ -245,6 +245,24 @@ def test_only_the_passive_half_confirms():
     assert half.server.statistics().dropped["not-the-passive"] == 1
 
 
+def test_one_that_is_promoted_beside_a_passive_half_knows_it_and_hears_what_it_confirms():
+    """It says what it is once a heartbeat, and may have its copy and have confirmed it before the next."""
+    half = Half()
+    half.hear(state(PASSIVE))
+    half.step(half.core.star.promote, half.now)
+    assert half.request(*zpset(b"a")) == [zpack(1, b"200", PROMOTED + 1)], "it has not said what it has"
+    half.request(b"ZPHAVE", seq(PROMOTED + 1), LIFE, client=b"peer")
+    assert half.request(*zpset(b"b", number=2)) == []
+    assert half.request(b"ZPHAVE", seq(PROMOTED + 2), LIFE, client=b"peer") == [zpack(2, b"200", PROMOTED + 2)]
+
+
+def test_one_that_steps_down_beside_a_passive_half_waits_for_nothing_of_it():
+    half = with_passive()
+    half.step(half.core.star.step_down, half.now, "told to")
+    half.hear(state(PASSIVE))
+    assert half.core.drained
+
+
 def test_nobody_waits_for_a_passive_half_that_is_dead_restarted_or_has_no_copy_yet():
     half = with_passive()
     half.request(*zpset(b"a", number=1))

@@ -74,7 +74,7 @@ class PairedCloneCore(CloneServerCore):
         limits = self.options
         self._pending = Pending(limits.pending_max, limits.pending_bytes_max, limits.answers_max)
         self._told_have = 0  # the sequence of our last ZPHAVE
-        # As active: the passive half that has a copy, how far that goes, and whose sets wait for it.
+        # The other half, while it says that it is passive. As active: how far its copy goes, and whose sets wait for it.
         self._passive: bytes | None = None
         self._passive_has: int | None = None
         self._passive_due = 0  # what one that lagged must have before it is waited for again
@@ -106,7 +106,7 @@ class PairedCloneCore(CloneServerCore):
             for unsafe in self._unsafe.values():
                 self._remember(unsafe.uuid, wire.OK, unsafe.sequence)  # it is made; whoever asks again must be told
             self._unsafe.clear()
-            self._passive = self._passive_has = None
+            self._passive_has = None
 
     def take_over(self, now: float) -> None:
         self._now = now
@@ -144,23 +144,23 @@ class PairedCloneCore(CloneServerCore):
 
     def peer_told(self, peer: Peer, now: float) -> None:
         self._now = now
-        if self._serves:
-            life = peer.told.life if peer.is_passive and peer.told.life else None
-            if life != self._passive:
-                self._passive = life
-                self._passive_has = None
-                self._release()
-        elif peer.is_active:
-            self._follow(peer, now)
-        else:
-            self._follower.ask(False, now)
+        # While we stand by, too: once we serve, it may confirm its copy before it says again what it is.
+        life = peer.told.life if peer.is_passive and peer.told.life else None
+        if life != self._passive:
+            self._passive = life
+            self._passive_has = None
+            self._release()
+        if not self._serves:
+            if peer.is_active:
+                self._follow(peer, now)
+            else:
+                self._follower.ask(False, now)
 
     def peer_lost(self, now: float) -> None:
         self._now = now
-        if self._serves:
-            self._passive = self._passive_has = None
-            self._release()
-        else:
+        self._passive = self._passive_has = None
+        self._release()
+        if not self._serves:
             self._follower.ask(False, now)
 
     # Following.
@@ -400,7 +400,7 @@ class PairedCloneCore(CloneServerCore):
     def drained(self) -> bool:
         """The other half, where there is one, is to have all before it takes over."""
         is_followed = self._passive_has is not None and self._passive_has >= self.store.sequence
-        return super().drained and (self._passive is None or is_followed)
+        return super().drained and (not self._serves or self._passive is None or is_followed)
 
     def shut_down(self, now: float) -> None:
         super().shut_down(now)
