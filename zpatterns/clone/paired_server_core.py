@@ -74,7 +74,7 @@ class PairedCloneCore(CloneServerCore):
         limits = self.options
         self._pending = Pending(limits.pending_max, limits.pending_bytes_max, limits.answers_max)
         self._told_have = 0  # the sequence of our last ZPHAVE
-        # The other half, while it says that it is passive. As active: how far its copy goes, and whose sets wait for it.
+        # The other half, while it says that it is passive. As active: how far its copy goes, whose sets wait for it.
         self._passive: bytes | None = None
         self._passive_has: int | None = None
         self._passive_due = 0  # what one that lagged must have before it is waited for again
