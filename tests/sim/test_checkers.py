@@ -7,6 +7,7 @@ from collections import deque
 import pytest
 
 from zpatterns.clone.replica_core import Change
+from zpatterns.clone.sets_core import Sets
 from zpatterns.clone.wire import KeyValue
 from zpatterns.testing.clone import CloneWorld
 from zpatterns.testing.clone_pair_observer import ClonePairObserver
@@ -198,3 +199,36 @@ def test_what_makes_a_clone_client_turn_to_another_server_it_has_heard_of_the_on
     assert client.server == other.name
     world.observer.changed(client, [Change(key, None, b"body", 2**40)])
     assert (world.violation is None) is turns_away
+
+
+@pytest.mark.parametrize("answers_come", [True, False])
+def test_clone_sets_that_are_too_many_at_once_when_the_active_is_lost_have_the_bound_of_l1(monkeypatch, answers_come):
+    """Seed 9931: five for a half that admits three, and a client that keeps three: it turned away, to the dead half."""
+    world = CloneWorld(9931, keep=frozenset())
+    acknowledge = Sets.acknowledge
+
+    def some_are_deaf(sets: Sets, uuid: bytes, sequence: int, reached: int, now: float) -> bool:
+        return world.phase == "quiet" or acknowledge(sets, uuid, sequence, reached, now)
+
+    if not answers_come:
+        monkeypatch.setattr(Sets, "acknowledge", some_are_deaf)
+    violation = world.run()
+    assert world.is_pair and world.loses_one
+    assert (violation is None) is answers_come
+    assert violation is None or (violation.promise, "made when all was well" in violation.text) == ("L1", True)
+
+
+@pytest.mark.parametrize("is_crowded", [True, False])
+def test_only_where_clone_sets_are_too_many_at_once_have_they_more_than_four_leases(is_crowded):
+    found = 0
+    for seed in range(9900, 10_000):
+        world = CloneWorld(seed)
+        world.build()
+        if not world.is_pair or not world.loses_one or world._is_crowded is not is_crowded:
+            continue
+        found += 1
+        tight = {client.options.kept_max for client in world.clients} | {world.halves[0].options.pending_max}
+        assert (len(world.clients) == 5 and bool(tight & {3, 4})) is is_crowded
+        given = world.quiet_seconds * 0.8
+        assert given == pytest.approx(world.bound if is_crowded else 4 * world.lease)
+    assert found

@@ -29,6 +29,9 @@ from zpatterns.testing.faults import Fault
 from zpatterns.testing.world import World
 from zpatterns.timing import Liveness
 
+LAST_SETS = 0.8
+"""How much of the quiet time the sets that are made at its beginning have."""
+
 
 class CloneWorld(World):
     """A pair of servers, or one, now and then two that know nothing of each other; up to five clients, and a hostile
@@ -81,6 +84,9 @@ class CloneWorld(World):
                 options = ServerOptions(liveness, durable=durable)
                 self.servers.append(CloneServerNode(self, f"server{number}", options, self.settings))
         self.clients = [self._client(draw, number, liveness) for number in range(draw.pick((1, 2, 2, 5)))]
+        if self.is_pair and self.loses_one and self._is_crowded:
+            # What is dropped is asked for again: L1's bound counts from the loss, as it does from any other fault.
+            self.quiet_seconds = self.bound / LAST_SETS
         for server in self.servers:
             server.frailty = 3
         if self.is_pair and self.active_behaviours & {"detour", "hand-over"}:
@@ -122,6 +128,13 @@ class CloneWorld(World):
             node = ClonePairNode(self, name, role, options, self.settings)
             self.halves.append(node)
             self.servers.append(node)
+
+    @property
+    def _is_crowded(self) -> bool:
+        """Whether one set of each client, made at once, may be more than a client keeps while its snapshot comes, or
+        than may wait for the disk of a half behind its promotion."""
+        kept = min(client.options.kept_max for client in self.clients)
+        return min(kept, self.halves[0].options.pending_max - 1) < len(self.clients)
 
     def _detour(self, draw: Chance) -> None:
         """The ways of all clients to one half are long: what they post comes there later than what the other half has
@@ -172,5 +185,5 @@ class CloneWorld(World):
             self.observer.active.kill(silently=self.chance.happens(0.5))
         for client in self.clients:
             keys = [key for key in KEYS if key.startswith(client.options.subtree)]
-            call = client.set(self.chance.pick(keys), timeout=self.quiet_seconds * 0.8)
+            call = client.set(self.chance.pick(keys), timeout=self.quiet_seconds * LAST_SETS)
             call.must_succeed = True
