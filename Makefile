@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# Of the smallest machine, which has two cores, twice as many: what many tests do is wait.
-PYTEST_WORKERS ?= 4
+# Of the smallest machine, which has two cores, three times as many: what many tests do is wait.
+PYTEST_WORKERS ?= 6
 
 # The tests start hundreds of processes: whoever has forbidden Python to keep what it has compiled would compile it anew
 # in each of them.
