@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +29,9 @@ START_TIMEOUT = 30.0
 MEASURE_TIMEOUT = 300.0
 """Seconds that one sample may take."""
 
+ENDING = (signal.SIGINT, signal.SIGTERM)
+"""The signals that end a measurement, as an exception that their handler raises."""
+
 _LIBC = ctypes.CDLL(None)
 _PDEATHSIG = 1
 
@@ -40,6 +43,27 @@ class BenchmarkError(Exception):
         """Add another process's failure: what one reports is often another's fault."""
         if str(other) not in str(self):
             self.args = (f"{self}\n{other}",)
+
+
+@contextlib.contextmanager
+def _ending_waits() -> Iterator[Iterable[int]]:
+    """Have :data:`ENDING` wait until the block is left; the signals that were blocked before it.
+
+    A child that is not noted yet would be left behind. And Python forks in the block: it only prints what a handler
+    raises while a hook of the fork runs (``os.register_at_fork``; logging has one), and goes on.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield before
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin(parent: int, blocked: Iterable[int]) -> None:
+    """In a child, before its program: block no more than `blocked`, and die with process `parent`, where that works."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    if sys.platform == "linux":
+        _die_with(parent)
 
 
 def _die_with(parent: int) -> None:
@@ -59,9 +83,14 @@ def raise_descriptor_limit() -> int:
 
 
 class Child:
-    """One process, in a group of its own. What it says goes to the file `log`; with `read`, standard output to us."""
+    """One process, in a group of its own, in which `begin` is called before its program.
 
-    def __init__(self, command: Sequence[str], log: Path, env: dict[str, str], read: bool) -> None:
+    What it says goes to the file `log`; with `read`, standard output to us.
+    """
+
+    def __init__(
+        self, command: Sequence[str], log: Path, env: dict[str, str], read: bool, begin: Callable[[], None]
+    ) -> None:
         self.command = list(command)
         self._log = log
         self._buffer = b""
@@ -75,7 +104,7 @@ class Child:
                     stdout=subprocess.PIPE if read else output,
                     stderr=output,
                     start_new_session=True,
-                    preexec_fn=partial(_die_with, os.getpid()) if sys.platform == "linux" else None,
+                    preexec_fn=begin,
                 )
         except OSError as error:
             raise BenchmarkError(f"cannot start {self.command[0]!r}: {error.strerror}") from error
@@ -164,7 +193,8 @@ class Children:
 
     def __init__(self) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="zpatterns-benchmark-")
-        self._children: list[Child] = []
+        self.all: list[Child] = []
+        """In the order of their start."""
         # What a user has set for commands of their own is not meant for these.
         env = {name: value for name, value in os.environ.items() if not name.startswith("ZPATTERNS_")}
         path = [str(ROOT), *filter(None, [env.get("PYTHONPATH")])]
@@ -177,17 +207,19 @@ class Children:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, BenchmarkError):
-            for child in self._children:
+            for child in self.all:
                 if child.process.poll():
                     error.tell_of(child.fail(f"ended with code {child.process.returncode}"))
-        for child in reversed(self._children):
+        for child in reversed(self.all):
             child.kill()
         self._directory.cleanup()
 
     def start(self, *command: str, read: bool = False) -> Child:
         """Start a command; see :class:`Child`."""
-        child = Child(command, Path(self._directory.name) / str(len(self._children)), self._env, read)
-        self._children.append(child)
+        log = Path(self._directory.name) / str(len(self.all))
+        with _ending_waits() as blocked:
+            child = Child(command, log, self._env, read, partial(_begin, os.getpid(), blocked))
+            self.all.append(child)
         return child
 
     def python(self, *arguments: str) -> Child:

@@ -12,7 +12,7 @@ from types import FrameType, MappingProxyType
 from typing import Any, TypeVar
 
 from benchmarks.common import Row, machine, print_row, write_json
-from benchmarks.processes import BenchmarkError
+from benchmarks.processes import ENDING, BenchmarkError
 from benchmarks.rows import QUICK, Sizes
 from zpatterns.errors import EndpointError
 from zpatterns.sockets import check_endpoint
@@ -71,8 +71,7 @@ def run_rows(
     options: argparse.Namespace, rows: Mapping[str, Callable[[B], Row]], make: Callable[[Sizes], B], **chosen: Any
 ) -> int:
     """Measure, print, and return the exit code: 1 if something could not be measured. `chosen` goes to the JSON."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _end)
+    end_on_signals()
     sizes = QUICK if options.quick else Sizes(rounds=options.rounds)
     bench = make(sizes)
     about = machine()
@@ -94,6 +93,11 @@ def run_rows(
     return 0
 
 
+def end_on_signals() -> None:
+    """Have SIGINT and SIGTERM end this process as an exception, so that everything that it started is ended too."""
+    for number in ENDING:
+        signal.signal(number, _end)
+
+
 def _end(number: int, _frame: FrameType | None) -> None:
-    # As an exception, so that everything that was started is ended on the way out.
     raise SystemExit(128 + number)

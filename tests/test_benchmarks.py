@@ -61,6 +61,23 @@ for command in sys.argv[2:]:
 """
 
 
+FORKING = """
+import os
+import signal
+from benchmarks.processes import Children
+from benchmarks.program import end_on_signals
+
+end_on_signals()
+os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGTERM))
+with Children() as children:
+    try:
+        children.start("cat")
+    finally:
+        print([child.command for child in children.all])
+print("it went on")
+"""
+
+
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments],
@@ -284,6 +301,12 @@ def test_whatever_ends_it_nothing_is_left_behind(number, tmp_path):
         until(lambda: not any(map(is_alive, children)), "all that it started has ended")
         # Nobody can tidy up after SIGKILL.
         assert number == signal.SIGKILL or not list(tmp_path.iterdir())
+
+
+def test_a_signal_in_the_middle_of_a_start_is_not_lost():
+    """Python prints what is raised in the hooks of a fork, and goes on; a benchmark took that for the end of it."""
+    ended = python("-c", FORKING)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (128 + signal.SIGTERM, "[['cat']]\n", "")
 
 
 def test_a_process_that_loses_its_parent_while_it_is_started_ends():
