@@ -6,7 +6,7 @@ The literal frames of 10/FLP and the Guide's models are read here anew, so that 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from zpatterns.core import Frames
 from zpatterns.sockets import Link
@@ -16,14 +16,18 @@ from zpatterns.testing.judging import CallObserver
 from zpatterns.testing.world import Node
 
 if TYPE_CHECKING:
-    from zpatterns.freelance.servers_core import ClientOptions
     from zpatterns.testing.direct import CallerNode
-    from zpatterns.testing.freelance import FreelanceClientNode, FreelanceWorld
+    from zpatterns.testing.freelance import FreelanceClientNode, FreelanceServerNode, FreelanceWorld
     from zpatterns.testing.ledger import Call
     from zpatterns.testing.serving import ServingNode
 
 CONNECTING = 0.5
 """Seconds after which all are connected in a world without faults."""
+
+
+def _client(node: Node) -> FreelanceClientNode:
+    """`node`, known as a client: in this world nobody else connects or calls."""
+    return cast("FreelanceClientNode", node)
 
 
 class SeenServer:
@@ -75,7 +79,7 @@ class FreelanceObserver(CallObserver["FreelanceWorld"]):
         self._endpoints[link] = endpoint
         seen = self._seen[link.node]
         now = self.world.clock.now()
-        if endpoint not in link.node.told:  # type: ignore[attr-defined]
+        if endpoint not in _client(link.node).told:
             self.world.violate("R4", f"{link.node.name} connects to {endpoint}, which was removed")
         if endpoint not in seen:
             seen[endpoint] = SeenServer(now)
@@ -117,7 +121,7 @@ class FreelanceObserver(CallObserver["FreelanceWorld"]):
             return
         _, token = parsed
         call = self.world.ledger.find(token)
-        if endpoint not in link.node.told:  # type: ignore[attr-defined]
+        if endpoint not in _client(link.node).told:
             self.world.violate("R4", f"{link.sim.name} asks {endpoint}, which was removed")
         if call is None:
             self.world.violate("R4", f"{link.sim.name} sends {frames}, which nobody asked for")
@@ -156,7 +160,7 @@ class FreelanceObserver(CallObserver["FreelanceWorld"]):
                 world.violate("ONCE", f"{token!r} is sent again to {endpoint}, which answers")
             seen.servers.setdefault(endpoint, now)
         seen.sends += 1
-        limit = self._options(node).retries + 1
+        limit = _client(node).options.retries + 1
         if world.model != "shotgun" and seen.sends > limit:
             world.violate("ONCE", f"{token!r} is sent {seen.sends} times in {limit} attempts")
 
@@ -173,13 +177,9 @@ class FreelanceObserver(CallObserver["FreelanceWorld"]):
 
     # What is judged.
 
-    def _options(self, node: Node) -> ClientOptions:
-        options: ClientOptions = node.options  # type: ignore[attr-defined]
-        return options
-
     def _silence(self, node: Node) -> float:
         """How long a server is silent that may be given up."""
-        options = self._options(node)
+        options = _client(node).options
         window = options.attempt_timeout or options.timeout / (options.retries + 1)
         return float(min(self.world.liveness.interval, window))
 
@@ -206,7 +206,7 @@ class FreelanceObserver(CallObserver["FreelanceWorld"]):
             world.violate("B2", f"{link.sim.name} answers {frames}, which is not one frame")
         is_repeated = "twice" in world.active_behaviours and world.phase == "faults" and world.model != "failover"
         if is_repeated and link.node.chance.happens(0.3):
-            link.node.say_again(link, list(frames))  # type: ignore[attr-defined]
+            cast("FreelanceServerNode", link.node).say_again(link, list(frames))
 
     def _check_send(self, link: SimLink, endpoint: str, call: Call) -> None:
         """Of servers that a call was not sent to, one that answers comes before one that is silent for a lease."""
@@ -241,7 +241,7 @@ class FreelanceObserver(CallObserver["FreelanceWorld"]):
         seen = self._calls.get(call.token)
         if world.model != "addressed" or seen is None or self._is_excused(node, call.started):
             return
-        options = self._options(node)
+        options = _client(node).options
         window = options.attempt_timeout or (call.deadline - call.started) / (options.retries + 1)
         untried = any(
             endpoint not in seen.asked and server.link is not None and not server.link.closed
@@ -263,7 +263,7 @@ class FreelanceObserver(CallObserver["FreelanceWorld"]):
                     self.check_weight(server.name, server.core, requests_max(world.server_options))
         for client in world.clients:
             if client.alive:
-                self._measure_client(client)  # type: ignore[arg-type]
+                self._measure_client(_client(client))
                 if client is not world.probe:
                     self.check_outboxes(client.driver.links.values())
 
