@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import threading
 import time
 
 import pytest
+import zmq
 
 from tests.cli.processes import Server, broker, invoke, output, zpatterns
+from tests.example import endpoint_of
 from tests.mdp.callers import in_thread
 from tests.waiting import DEADLINE, until
 from zpatterns.mdp import Client
@@ -126,6 +129,27 @@ def test_no_such_service_is_exit_code_3_at_once(endpoint):
     assert b"nobody-serves-this" in result.stderr
     assert b"--wait" in result.stderr
     assert time.monotonic() - begin < 20
+
+
+@pytest.mark.parametrize(
+    "command", [["request", "echo", "x"], ["bench", "--service", "echo", "--count", "1"]], ids=["request", "bench"]
+)
+def test_a_broker_that_cannot_say_whether_a_service_is_there_is_sent_the_request(peer, command):
+    broker = peer(zmq.ROUTER, bind="tcp://127.0.0.1:*")
+    ended = threading.Event()
+
+    def serve():
+        while not ended.is_set():
+            if broker.poll(20):
+                *head, name, body = broker.recv_multipart()
+                broker.send_multipart([*head, name, b"501" if name == b"mmi.service" else body])
+
+    serving = in_thread(serve)
+    try:
+        output(invoke("mdp", *command, "--connect", endpoint_of(broker)))
+    finally:
+        ended.set()
+        serving.result(DEADLINE)
 
 
 def test_wait_waits_for_a_worker(endpoint):

@@ -87,6 +87,17 @@ def test_replies_in_any_order_find_their_calls(caller, broker):
         assert call.result(DEADLINE) == [asked]
 
 
+@pytest.mark.parametrize("code", [b"501", b"", b"\xff"])
+def test_one_that_cannot_say_whether_a_service_is_there_has_not_said_no(caller, broker, code):
+    asking = caller.has_service("echo")
+    client, *head, body = broker.recv_multipart()
+    assert (head, body) == ([b"", b"MDPC01", b"mmi.service"], b"echo")
+    broker.send_multipart([client, *head, code])
+    with pytest.raises(RemoteError, match=r"service 'mmi\.service' answered with error") as caught:
+        asking.result(DEADLINE)
+    assert (caught.value.code, caught.value.service) == (code.decode("ascii", "replace"), "mmi.service")
+
+
 def test_a_reply_that_is_late_reaches_nobody(make, broker):
     caller = make(endpoint_of(broker), timeout=DEADLINE, retries=0)
     with pytest.raises(RequestTimeout):

@@ -26,6 +26,10 @@ class Caller:
         """Begin a stream of which all parts are taken as they come."""
         raise NotImplementedError
 
+    def has_service(self, service: str) -> Future[bool]:
+        """Begin to ask whether it is there."""
+        raise NotImplementedError
+
     def close(self) -> None:
         raise NotImplementedError
 
@@ -49,6 +53,9 @@ class Blocking(Caller):
     def start_stream(self, service: str, *frames: bytes | str, **options: Any) -> Future[list[list[bytes]]]:
         return in_thread(lambda: list(self.client.stream(service, *frames, **options)))
 
+    def has_service(self, service: str) -> Future[bool]:
+        return in_thread(self.client.has_service, service)
+
     def close(self) -> None:
         self.client.close()
 
@@ -69,6 +76,9 @@ class Async(Caller):
 
     def start_stream(self, service: str, *frames: bytes | str, **options: Any) -> Future[list[list[bytes]]]:
         return self._submit(collect(self.client.stream(service, *frames, **options)))
+
+    def has_service(self, service: str) -> Future[bool]:
+        return self._submit(self.client.has_service(service))
 
     def close(self) -> None:
         if not self._closed:

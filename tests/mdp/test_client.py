@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.mdp.callers import Async, collect, in_thread
+from tests.mdp.callers import collect, in_thread
 from tests.waiting import DEADLINE, eventually, until
 from zpatterns.errors import ClosedError, EndpointError, QueueFull, RemoteError, RequestTimeout
 from zpatterns.mdp import AsyncClient, Client
@@ -82,13 +82,9 @@ class TestRequests:
         assert error.elapsed is not None
 
     def test_whether_a_service_is_there(self, make, services):
-        client: Any = make(services.endpoint)
-        if isinstance(client, Async):
-            assert client.background.run(client.client.has_service("echo"))
-            assert not client.background.run(client.client.has_service("absent"))
-        else:
-            assert client.client.has_service("echo")
-            assert not client.client.has_service("absent")
+        caller = make(services.endpoint)
+        assert caller.has_service("echo").result(DEADLINE) is True
+        assert caller.has_service("absent").result(DEADLINE) is False
 
 
 class TestTimeouts:

@@ -9,7 +9,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ import click
 
 from zpatterns.cli.base import broker_expected
 from zpatterns.cli.children import Children
-from zpatterns.errors import RequestTimeout, ServiceNotFound, ZPatternsError
+from zpatterns.errors import RemoteError, RequestTimeout, ServiceNotFound, ZPatternsError
 
 if TYPE_CHECKING:
     from zpatterns.mdp import AsyncClient
@@ -124,7 +124,8 @@ async def _measure(
         first = open_clients[0]
         own = service is None
         service = service or f"zpatterns-bench-{secrets.token_hex(4)}"
-        with broker_expected(endpoints):
+        is_served = True
+        with broker_expected(endpoints), suppress(RemoteError):  # who cannot say has not said no
             is_served = await first.has_service(service)
         if own:
             lanes = str(min(_LANES_MAX, clients * in_flight))

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -35,7 +36,7 @@ from zpatterns.cli.base import (
 )
 from zpatterns.cli.output import body_frames, print_reply, print_table
 from zpatterns.cli.pair import pair_options, take_pair_options
-from zpatterns.errors import ServiceNotFound
+from zpatterns.errors import RemoteError, ServiceNotFound
 
 
 @click.group(cls=Group, help="Majordomo: services through a broker (RFCs 7, 8 and 18).")
@@ -180,7 +181,8 @@ def request(
         client = Client(endpoints, timeout=timeout, retries=retries, protocol=protocol)
     with client:
         if not wait and not service.startswith("mmi."):
-            with broker_expected(endpoints):
+            is_served = True
+            with broker_expected(endpoints), suppress(RemoteError):  # who cannot say has not said no
                 is_served = client.has_service(service)
             if not is_served:
                 raise ServiceNotFound(

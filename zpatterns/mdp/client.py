@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 from zpatterns.calls import AsyncCalls, BlockingCalls, Calls, Start, check_timeout
 from zpatterns.core import Event
+from zpatterns.errors import RemoteError
 from zpatterns.mdp import wire
 from zpatterns.mdp.client_core import ClientCore, ClientOptions, ClientStatistics
 from zpatterns.sockets import SocketSettings, default_rng, endpoint_list
@@ -78,6 +79,15 @@ def _service_name(service: str) -> bytes:
     return name
 
 
+def _is_there(reply: list[bytes]) -> bool:
+    """What ``mmi.service`` has answered. Errors: RemoteError for what is neither of the two codes of 8/MMI."""
+    code = reply[0]
+    if code not in (wire.OK, wire.NOT_FOUND):
+        text = "this broker does not tell which services have workers"
+        raise RemoteError(code.decode("ascii", "replace"), text, service=wire.MMI_SERVICE.decode())
+    return code == wire.OK
+
+
 class AsyncClient(_Majordomo, AsyncCalls):
     """Calls services through a Majordomo broker from asyncio (7/MDP; streams 18/MDP).
 
@@ -114,9 +124,12 @@ class AsyncClient(_Majordomo, AsyncCalls):
                 yield part
 
     async def has_service(self, service: str, *, timeout: float | None = None) -> bool:
-        """Whether a worker is registered for `service` now (8/MMI, ``mmi.service``). Errors: RequestTimeout."""
+        """Whether a worker is registered for `service` now (8/MMI, ``mmi.service``).
+
+        Errors: those of :meth:`request`; a broker that does not know ``mmi.service`` is a RemoteError, code 501.
+        """
         _service_name(service)
-        return (await self.request("mmi.service", service, timeout=timeout))[0] == wire.OK
+        return _is_there(await self.request("mmi.service", service, timeout=timeout))
 
 
 class Client(_Majordomo, BlockingCalls):
@@ -137,6 +150,6 @@ class Client(_Majordomo, BlockingCalls):
         return self._parts(self._stream(service, frames, timeout), timeout or self._core.options.timeout)
 
     def has_service(self, service: str, *, timeout: float | None = None) -> bool:
-        """Whether a worker is registered for `service` now (8/MMI, ``mmi.service``). Errors: RequestTimeout."""
+        """Whether a worker is registered for `service` now. See :meth:`AsyncClient.has_service`."""
         _service_name(service)
-        return self.request("mmi.service", service, timeout=timeout)[0] == wire.OK
+        return _is_there(self.request("mmi.service", service, timeout=timeout))
