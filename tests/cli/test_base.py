@@ -63,6 +63,13 @@ def test_an_interrupt_while_a_command_is_loaded_has_its_exit_code_too(monkeypatc
     assert CliRunner().invoke(main, ["mdp", "request", "echo"]).exit_code == 130
 
 
+@pytest.mark.parametrize("program", [Command("program"), Group("program")], ids=repr)
+def test_an_interrupt_while_the_command_line_is_read_has_its_exit_code_too(monkeypatch, program):
+    monkeypatch.setattr(program, "parse_args", lambda *_: raising(KeyboardInterrupt())())
+    result = CliRunner().invoke(program, [])
+    assert (result.exit_code, result.output) == (130, "\n")
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError(), PermissionError(errno.EACCES, "no")], ids=repr)
 def test_what_nobody_expected_keeps_its_traceback(error):
     with pytest.raises(type(error)):

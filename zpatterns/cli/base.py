@@ -70,9 +70,9 @@ def _give_up_output() -> None:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
-def _interrupted(ctx: click.Context) -> NoReturn:
+def _interrupted() -> NoReturn:
     click.echo(err=True)
-    ctx.exit(EXIT_INTERRUPTED)
+    raise click.exceptions.Exit(EXIT_INTERRUPTED)
 
 
 class _Program:
@@ -83,6 +83,14 @@ class _Program:
         # Python looks for garbage once more when it ends: a seventh of a short command's time, and all for nothing.
         atexit.register(gc.freeze)
         return super().main(*args, **kwargs)  # type: ignore[misc]
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Read the command line, which takes much of a short command's time."""
+        try:
+            context: click.Context = super().make_context(*args, **kwargs)  # type: ignore[misc]
+        except KeyboardInterrupt:
+            _interrupted()
+        return context
 
 
 class Command(_Program, click.Command):
@@ -101,7 +109,7 @@ class Command(_Program, click.Command):
             click.echo(f"Error: the output cannot be written: {error.strerror}", err=True)
             ctx.exit(EXIT_FAILED)
         except KeyboardInterrupt:
-            _interrupted(ctx)
+            _interrupted()
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_epilog(ctx, formatter)
@@ -123,7 +131,7 @@ class Group(_Program, click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:  # while the command was loaded
-            _interrupted(ctx)
+            _interrupted()
 
 
 class LazyGroup(Group):
