@@ -26,6 +26,7 @@ from tests.clone.pair_harness import (
     zpset,
 )
 from tests.clone.server_harness import FIRST, kvset, seq, uuid
+from zpatterns.bstar.events import MadeWay
 from zpatterns.clone.events import CopyTaken, PassiveLags, PendingPublished
 from zpatterns.core import Close, MessagesDropped, Open
 
@@ -470,6 +471,7 @@ def test_a_passive_makes_way_for_an_active_that_was_restarted_with_a_newer_map_i
     half = following()
     half.hear(state(b"1", epoch=0, copy=b"1:%d" % (HAS + 1)))
     assert half.state == "backup waiting"
+    assert any(isinstance(event, MadeWay) for event in half.events())
 
 
 def test_a_passive_takes_over_from_an_active_that_was_restarted_with_nothing():
