@@ -13,10 +13,11 @@ import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias, TypeVar
 
 from zpatterns.blocking import BlockingDriver, Waiter
 from zpatterns.core import Command, Core, Deliver, Event, Fail, Frames
+from zpatterns.driver import Driver, with_oversize
 from zpatterns.errors import ClosedError, ForkedError
 from zpatterns.sockets import ProcessGuard, SocketSettings
 from zpatterns.telemetry import Telemetry
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     import asyncio
 
     from zpatterns.reactor import ReactorDriver
+
+S = TypeVar("S")
 
 Start: TypeAlias = Callable[[int, float], None]
 """Tells the core of a call: its number, and the time in monotonic seconds. What it raises is the caller's."""
@@ -48,6 +51,7 @@ class Calls:
     """What both kinds of client share; `source` is the name in log lines, such as ``mdp.client``."""
 
     source: ClassVar[str]
+    _driver: Driver | None
 
     def __init__(
         self, core: CallCore, *, settings: SocketSettings | None, on_event: Callable[[Event], None] | None
@@ -63,6 +67,10 @@ class Calls:
         self._process.check()
         if self._closed:
             raise ClosedError(f"this {type(self).__name__} was closed; make a new one")
+
+    def _counted(self, statistics: S) -> S:
+        """The core's `statistics` as they are shown."""
+        return statistics if self._driver is None else with_oversize(statistics, (self._driver,))
 
 
 def check_timeout(timeout: float | None) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
 import zmq
@@ -29,6 +29,7 @@ from zpatterns.telemetry import Telemetry
 
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S")
 
 DRAIN_BUDGET = 16
 """Messages that one call of :meth:`Core.receive_many` is given at the most. Few enough that what is sent for the first
@@ -39,6 +40,8 @@ DRAIN_ROUNDS = 8
 
 FAILED_TIMER_DELAY = 1.0
 """Seconds after which a timer that raised is tried again."""
+
+_OVERSIZE = "too-many-frames"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,8 @@ class Driver:
         self.core = core
         self.links: dict[PortId, Link] = {}
         self.closed = False
+        self.oversize = 0
+        """Messages that had too many frames, and that the core never saw."""
         self.telemetry = telemetry
         self._context = context
         self._settings = settings
@@ -186,7 +191,8 @@ class Driver:
     def _receive(self, link: Link, budget: int) -> list[Frames]:
         batch = link.receive(budget)
         if link.oversize:
-            self.telemetry.emit(MessagesDropped("too-many-frames", link.oversize))
+            self.oversize += link.oversize
+            self.telemetry.emit(MessagesDropped(_OVERSIZE, link.oversize))
             link.oversize = 0
         return batch
 
@@ -367,3 +373,12 @@ class Driver:
     def statistics(self) -> Any:
         """The core's own snapshot."""
         return self.core.statistics()
+
+
+def with_oversize(statistics: S, drivers: Iterable[Driver]) -> S:
+    """A core's `statistics`, and among what was dropped also what its `drivers` kept from it."""
+    oversize = sum(driver.oversize for driver in drivers)
+    if not oversize:
+        return statistics
+    whole: Any = statistics
+    return replace(whole, dropped={**whole.dropped, _OVERSIZE: oversize})  # type: ignore[no-any-return]

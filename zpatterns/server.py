@@ -51,7 +51,7 @@ class Server(Handles, Service):
 
     def statistics(self) -> ServerStatistics:
         """Counters since the start and what is held now."""
-        return self._core.statistics()
+        return self._counted(self._core.statistics())
 
     def _announcement(self) -> dict[str, Any]:
         fields: dict[str, Any] = {"endpoint": self.endpoint}

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from zpatterns.core import Command, Event, ServiceCore
+from zpatterns.driver import with_oversize
 from zpatterns.errors import ClosedError
 from zpatterns.reactor import Reactor, ReactorDriver
 from zpatterns.sockets import ProcessGuard, SocketSettings
 from zpatterns.telemetry import Telemetry
+
+S = TypeVar("S")
 
 GOODBYE_LINGER = 1.0
 """Seconds that libzmq may take, after a service has stopped, to send what it took."""
@@ -134,6 +137,10 @@ class Service:
         Errors: TypeError for a service that has no such core.
         """
         raise TypeError(f"a {type(self).__name__} cannot be one half of a pair")
+
+    def _counted(self, statistics: S) -> S:
+        """The core's `statistics` as they are shown."""
+        return with_oversize(statistics, self._drivers)
 
     def _drive(
         self,

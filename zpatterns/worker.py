@@ -75,7 +75,8 @@ class LaneWorker(Handles, Service):
             for reason, count in lane.dropped.items():
                 dropped[reason] = dropped.get(reason, 0) + count
         names = [field.name for field in fields(kind) if field.name != "dropped"]
-        return kind(**{name: sum(getattr(lane, name) for lane in lanes) for name in names}, dropped=dropped)
+        whole = kind(**{name: sum(getattr(lane, name) for lane in lanes) for name in names}, dropped=dropped)
+        return self._counted(whole)
 
     def _announcement(self) -> dict[str, Any]:
         service = {"service": self._name} if self._name else {}

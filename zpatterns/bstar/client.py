@@ -47,7 +47,7 @@ class _BinaryStar(Calls):
 
     def statistics(self) -> ClientStatistics:
         """Counters since the start, and what is open now."""
-        return self._core.statistics()
+        return self._counted(self._core.statistics())
 
     def _request(self, frames: Sequence[bytes | str], timeout: float | None) -> Start:
         body, core = to_frames(frames), self._core

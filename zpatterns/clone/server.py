@@ -101,7 +101,7 @@ class CloneServer(Service):
     def statistics(self) -> ServerStatistics:
         """Counters since the start and what is held now."""
         core = self._core
-        return CloneServerCore(0, default_rng).statistics() if core is None else core.statistics()
+        return self._counted((CloneServerCore(0, default_rng) if core is None else core).statistics())
 
     def _announcement(self) -> dict[str, Any]:
         assert self._core is not None

@@ -95,7 +95,7 @@ class SharedMap(Calls):
 
     def statistics(self) -> ClientStatistics:
         """Counters since the start, and what is there now."""
-        return self._core.statistics()
+        return self._counted(self._core.statistics())
 
     @property
     def watch_overflows(self) -> int:

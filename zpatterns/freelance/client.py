@@ -82,7 +82,7 @@ class _Freelance(Calls):
 
     def statistics(self) -> FreelanceStatistics:
         """Counters since the start, what is open now, and how the servers are."""
-        return self._core.statistics()
+        return self._counted(self._core.statistics())
 
     def _request(self, frames: Sequence[bytes | str], timeout: float | None) -> Start:
         body, core = to_frames(frames), self._core

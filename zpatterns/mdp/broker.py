@@ -79,7 +79,7 @@ class Broker(Service):
 
     def statistics(self) -> BrokerStatistics:
         """Counters since the start and what is held now."""
-        return self._core.statistics()
+        return self._counted(self._core.statistics())
 
     def _announcement(self) -> dict[str, Any]:
         fields: dict[str, Any] = {"endpoint": self.endpoint}

@@ -53,7 +53,7 @@ class _Majordomo(Calls):
 
     def statistics(self) -> ClientStatistics:
         """Counters since the start, and what is open now."""
-        return self._core.statistics()
+        return self._counted(self._core.statistics())
 
     def _request(self, service: str, frames: Sequence[bytes | str], timeout: float | None) -> Start:
         name, body, version = _service_name(service), to_frames(frames), self._version

@@ -53,7 +53,7 @@ class _Queue(Service):
 
     def statistics(self) -> QueueStatistics:
         """Counters since the start and what is held now."""
-        return self._core.statistics()
+        return self._counted(self._core.statistics())
 
     def _announcement(self) -> dict[str, Any]:
         return {"endpoint": self.frontend, "backend": self.backend}
