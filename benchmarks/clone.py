@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,9 +11,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.common import Row, Sample, Wanted, interleave, measure
-from benchmarks.processes import BenchmarkError, Child, Children
+from benchmarks.processes import Child, Children
 from benchmarks.program import make_parser, run_rows
 from benchmarks.rows import OURS, PEER, RAW, ServerBench
+from zpatterns.testing import ReservedPort
 
 _RATIOS = ((OURS, RAW), (OURS, PEER))
 _SIZE = 64
@@ -37,26 +36,9 @@ class CloneBench(ServerBench):
             return self.listening_peer(children)
         if side == OURS:
             return children.zpatterns("clone", "server", "--bind", "tcp://127.0.0.1:*")
-        server = peer(children, "server", f"tcp://127.0.0.1:{three_ports()}")
-        return server, server.line()["endpoint"]
-
-
-def three_ports() -> int:
-    """The first of three free ports in a row."""
-    for _ in range(100):
-        first = random.randrange(20_000, 60_000)
-        probes = [socket.socket() for _ in range(3)]
-        try:
-            for offset, probe in enumerate(probes):
-                probe.bind(("127.0.0.1", first + offset))
-        except OSError:
-            continue
-        else:
-            return first
-        finally:
-            for probe in probes:
-                probe.close()
-    raise BenchmarkError("there are no three free ports in a row")
+        with ReservedPort(3) as ports:
+            server = peer(children, "server", ports.endpoint)
+            return server, server.line()["endpoint"]
 
 
 def peer(children: Children, role: str, *arguments: object) -> Child:

@@ -7,6 +7,7 @@ the contract, so that a test can bring a driver into the state it wants.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -25,6 +26,7 @@ from zpatterns.reactor import Reactor, ReactorDriver
 from zpatterns.service import Service
 from zpatterns.sockets import SocketSettings
 from zpatterns.telemetry import Telemetry
+from zpatterns.testing import ReservedPort
 
 # A peer is full after little more than what the kernel holds.
 NARROW = SocketSettings(send_hwm=4, receive_hwm=4, outbox_max=20)
@@ -36,11 +38,13 @@ def endpoint_of(socket: zmq.Socket[bytes]) -> str:
     return socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
 
+_reserved = ExitStack()
+atexit.register(_reserved.close)
+
+
 def free_endpoint() -> str:
-    """An endpoint at which nobody listens."""
-    with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
-        socket.bind("tcp://127.0.0.1:*")
-        return endpoint_of(socket)
+    """An endpoint at which nobody listens, nor will but for the test: it is reserved until this process ends."""
+    return _reserved.enter_context(ReservedPort()).endpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,11 +26,9 @@ import io
 import json
 import os
 import queue
-import random
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -50,6 +48,7 @@ from zpatterns.cli.base import DEFAULT_ENDPOINT
 from zpatterns.cli.clone_server import DEFAULT_CLONE_ENDPOINT
 from zpatterns.errors import ZPatternsError
 from zpatterns.mdp import Client
+from zpatterns.testing import ReservedPort
 
 ROOT = Path(__file__).parent.parent
 DEADLINE = 40.0
@@ -129,6 +128,7 @@ class Session:
         for folder in (self._work, self._outputs, self._programs):
             folder.mkdir()
         self._ports: dict[str, str] = {}
+        self._reserved = contextlib.ExitStack()
         self._written = 0
         self._install_programs()
         self._env = self._environment()
@@ -139,11 +139,12 @@ class Session:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._interpreter is not None:
-            self._interpreter.end()
-        if self._shell is not None:
-            # The servers drain, as they would for a reader who is done.
-            self._shell.end("kill $(jobs -p); wait\n")
+        with self._reserved:
+            if self._interpreter is not None:
+                self._interpreter.end()
+            if self._shell is not None:
+                # The servers drain, as they would for a reader who is done.
+                self._shell.end("kill $(jobs -p); wait\n")
 
     # Blocks.
 
@@ -253,7 +254,8 @@ class Session:
     def _to_here(self, text: str) -> str:
         def free(found: re.Match[str]) -> str:
             if found[0] not in self._ports:
-                self._ports[found[0]] = _free_port()
+                # With the two above it, which a Clone server takes too.
+                self._ports[found[0]] = str(self._reserved.enter_context(ReservedPort(3)).port)
             return self._ports[found[0]]
 
         return _PORT.sub(free, text)
@@ -351,24 +353,6 @@ def print_comments(code: str) -> list[str]:
     }
     tokens = tokenize.generate_tokens(io.StringIO(code).readline)
     return [token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT and token.start[0] in ends]
-
-
-def _free_port() -> str:
-    """A port on which nobody listens, nor on the two above it, which a Clone server takes too; out of the range that
-    the system gives to outgoing connections."""
-    while True:
-        first = random.randrange(20_000, 30_000, 3)
-        if all(_is_free(port) for port in range(first, first + 3)):
-            return str(first)
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def _workers_at(endpoint: str) -> int:

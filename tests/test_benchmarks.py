@@ -27,6 +27,7 @@ from benchmarks.rows import OURS, PEER, RAW, ROWS
 from tests.cli.processes import clean_environment, is_alive
 from tests.example import free_endpoint
 from tests.waiting import DEADLINE, until
+from zpatterns.testing import ReservedPort
 
 pytestmark = pytest.mark.usefixtures("warm")
 
@@ -176,9 +177,9 @@ def test_the_other_patterns_are_measured_on_every_side(program, peer, measured):
     "rows", [["updates"], pytest.param(list(clone.ROWS), marks=pytest.mark.slow)], ids=["updates", "all"]
 )
 def test_clone_is_measured_on_every_side_that_a_row_has(rows, measured):
-    endpoint = f"tcp://127.0.0.1:{clone.three_ports()}"
-    peer = ("--peer", ours("clone", "server", "--bind", endpoint), "--peer-endpoint", endpoint)
-    document, _ = measured(clone, "--rows", *rows, *peer)
+    with ReservedPort(3) as ports:
+        peer = ("--peer", ours("clone", "server", "--bind", ports.endpoint), "--peer-endpoint", ports.endpoint)
+        document, _ = measured(clone, "--rows", *rows, *peer)
     assert [row["row"] for row in document["rows"]] == rows
     sides = {"sets": {OURS, PEER}, "big-snapshot": {OURS, RAW}}
     for row in document["rows"]:

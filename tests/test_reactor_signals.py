@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.waiting import DEADLINE
+from zpatterns.testing import ReservedPort
 
 PROGRAM = """
 import sys, threading
@@ -50,16 +50,15 @@ print("over", flush=True)
 @contextmanager
 def program(body: bytes) -> Iterator[subprocess.Popen[bytes]]:
     """A broker, a worker whose handler takes until it is told, and a client, in one process under one reactor."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        endpoint = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-    script = PROGRAM.format(path=sys.path, endpoint=endpoint, body=body)
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    with ReservedPort() as port:
+        script = PROGRAM.format(path=sys.path, endpoint=port.endpoint, body=body)
+        with subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
 
 class TestSignals:

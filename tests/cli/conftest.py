@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import socket
-
 import pytest
 
 from tests.cli import processes
+from zpatterns.testing import ReservedPort
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,7 +31,6 @@ def echo(endpoint):
 
 @pytest.fixture
 def free_port():
-    """A port of this machine on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port of this machine on which nobody listens, nor will while the test runs."""
+    with ReservedPort() as port:
+        yield port.port

@@ -19,7 +19,7 @@ from zpatterns.clone.events import SnapshotTaken, WatchOverflowed
 from zpatterns.clone.server import CloneServer
 from zpatterns.clone.shared_map import server_endpoints
 from zpatterns.errors import ClosedError, CompareFailed, EndpointError, ForkedError, RequestTimeout, WatchOverflow
-from zpatterns.testing import BackgroundReactor, Guard
+from zpatterns.testing import BackgroundReactor, Guard, ReservedPort
 
 NOBODY = "tcp://127.0.0.1:1"
 HEARTBEAT = 0.1
@@ -206,18 +206,18 @@ def test_the_next_server_of_the_list_is_followed_when_one_is_gone(make, backgrou
 
 
 def test_a_server_that_comes_back_empty_is_believed(make, background):
-    first = background.start(CloneServer("tcp://127.0.0.1:*", heartbeat_interval=HEARTBEAT))
-    endpoint = first.endpoint
-    holder = make(endpoint, heartbeat_interval=HEARTBEAT, liveness=20)
-    holder.do("set", "/a", b"1")
-    watch = holder.now("watch")
-    background.stop(first, drain=0.0)
-    second = background.start(CloneServer(endpoint, heartbeat_interval=HEARTBEAT))
-    change = holder.next(watch)
-    assert change is not None
-    assert (change.key, change.old, change.new) == ("/a", b"1", None)
-    assert holder.do("set", "/b", b"2") > 0
-    background.stop(second, drain=0.0)
+    with ReservedPort(3) as ports:
+        first = background.start(CloneServer(ports.endpoint, heartbeat_interval=HEARTBEAT))
+        holder = make(ports.endpoint, heartbeat_interval=HEARTBEAT, liveness=20)
+        holder.do("set", "/a", b"1")
+        watch = holder.now("watch")
+        background.stop(first, drain=0.0)
+        second = background.start(CloneServer(ports.endpoint, heartbeat_interval=HEARTBEAT))
+        change = holder.next(watch)
+        assert change is not None
+        assert (change.key, change.old, change.new) == ("/a", b"1", None)
+        assert holder.do("set", "/b", b"2") > 0
+        background.stop(second, drain=0.0)
 
 
 # Watching.

@@ -16,6 +16,7 @@ from zpatterns.errors import RemoteError, RequestTimeout
 from zpatterns.handlers import Request
 from zpatterns.mdp import AsyncClient, Broker, Client, Worker
 from zpatterns.sockets import Link, SocketSettings
+from zpatterns.testing import ReservedPort
 
 
 async def echo(request: Request) -> object:
@@ -55,25 +56,20 @@ def test_majordomo_heartbeats_do_not_stop_while_a_plain_handler_runs():
 
 
 def test_clients_a_request_the_caller_gave_up_on_is_not_delivered_when_the_server_returns():
-    with Peers() as peers:
-        probe = peers.socket(zmq.ROUTER)
-        port = probe.bind_to_random_port("tcp://127.0.0.1")
-        probe.close()
-        endpoint = f"tcp://127.0.0.1:{port}"
-        with Client(endpoint, timeout=0.3, retries=2) as client:
-            for _ in range(3):
-                with pytest.raises(RequestTimeout):
-                    client.request("echo", b"given up")
-            server = peers.socket(zmq.ROUTER)
-            server.bind(endpoint)
-            thread = threading.Thread(target=client.request, args=("echo", b"wanted"), kwargs={"timeout": DEADLINE})
-            thread.start()
-            peer, *frames = server.recv_multipart()
-            assert frames == [b"", b"MDPC01", b"echo", b"wanted"], "the first that arrives"
-            server.send_multipart([peer, b"", b"MDPC01", b"echo", b"fine"])
-            thread.join(DEADLINE)
-            assert not thread.is_alive()
-            assert not server.poll(0), "and the only one"
+    with Peers() as peers, ReservedPort() as port, Client(port.endpoint, timeout=0.3, retries=2) as client:
+        for _ in range(3):
+            with pytest.raises(RequestTimeout):
+                client.request("echo", b"given up")
+        server = peers.socket(zmq.ROUTER)
+        server.bind(port.endpoint)
+        thread = threading.Thread(target=client.request, args=("echo", b"wanted"), kwargs={"timeout": DEADLINE})
+        thread.start()
+        peer, *frames = server.recv_multipart()
+        assert frames == [b"", b"MDPC01", b"echo", b"wanted"], "the first that arrives"
+        server.send_multipart([peer, b"", b"MDPC01", b"echo", b"fine"])
+        thread.join(DEADLINE)
+        assert not thread.is_alive()
+        assert not server.poll(0), "and the only one"
 
 
 def test_clients_reconnects_are_drawn_at_random():
