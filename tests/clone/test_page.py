@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
 import pytest
 
@@ -42,9 +43,15 @@ def test_the_limits_are_those_of_the_code(mark: str, made: type, command: str):
     assert {row[2].partition("[--")[2].rstrip("]") for row in rows if "[--" in row[2]} == {name[2:] for name in both}
 
 
-def test_every_figure_is_listed():
-    rows = table_after(PAGE, "What `statistics()` of a client counts:")
-    assert [code(name) for name, _ in rows] == [field.name for field in fields(ClientStatistics)]
+@pytest.mark.parametrize(
+    ("mark", "statistics"),
+    [
+        ("What `statistics()` of a client counts:", ClientStatistics),
+        ("What `statistics()` of a\nserver counts:", server_state.ServerStatistics),
+    ],
+)
+def test_every_figure_is_listed(mark: str, statistics: Any):
+    assert [code(name) for name, _ in table_after(PAGE, mark)] == [field.name for field in fields(statistics)]
 
 
 def test_every_event_is_listed_with_its_level():
