@@ -243,8 +243,16 @@ class Driven:
         return self.driver._context
 
     def waiting(self, port: PortId) -> int:
-        """Messages in the outboxes of `port`."""
-        return self.driver.links[port].waiting
+        """Messages in the outboxes of `port`, between two turns: while a full peer is tried again they are not there.
+
+        To ask makes the driver turn; see :meth:`waits`.
+        """
+        return int(self.do(lambda: self.driver.links[port].waiting))
+
+    def waits(self, port: PortId, count: int) -> bool:
+        """Whether so many are seen from here, perhaps in mid-turn, while the driver is left to itself."""
+        boxes = list(self.driver.links[port]._boxes.values())  # in one step: the driver goes on meanwhile
+        return sum(len(box.messages) for box in boxes) == count
 
     def _telemetry(self) -> Telemetry:
         return Telemetry("example", lambda event: self.on_event(event))
