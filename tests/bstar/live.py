@@ -62,11 +62,16 @@ class Started:
 
     @property
     def state(self) -> str:
-        return str(self.node.statistics().state)
+        return str(self._statistics.state)
 
     @property
     def serving(self) -> bool:
-        return bool(self.node.statistics().serving)
+        return bool(self._statistics.serving)
+
+    @property
+    def _statistics(self) -> Any:
+        """Between two turns: whatever is seen there has been told of."""
+        return self.call(self.node.statistics)
 
     def told(self, kind: type[Event]) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]

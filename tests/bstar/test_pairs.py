@@ -118,7 +118,7 @@ def test_calls_are_answered_before_and_after_the_active_is_lost(pair, start):
         assert client.request(b"before") == [b"before"]
         survivor = pair.lose_the_active()
         assert client.request(b"after") == [b"after"]
-        assert survivor.statistics().state == "active"
+        until(lambda: survivor.statistics().state == "active", "the survivor serves")
         assert survivor.statistics().epoch >= 2
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import sys
 import threading
@@ -90,16 +91,22 @@ class TestRequests:
 class TestTimeouts:
     def test_a_call_ends_at_its_deadline(self, make, services):
         caller = make(services.endpoint, timeout=60, retries=1)
-        began = time.monotonic()
-        with pytest.raises(RequestTimeout) as caught:
-            caller.ask("absent", b"", timeout=0.2)
-        assert 0.2 <= time.monotonic() - began < DEADLINE
-        error = caught.value
-        assert isinstance(error, TimeoutError)
-        assert (error.service, error.attempts, error.endpoint) == ("absent", 2, services.endpoint)
-        assert error.elapsed is not None
-        assert 0.2 <= error.elapsed < DEADLINE
-        assert "is the broker there, and a worker for the service?" in str(error)
+
+        def attempts() -> int:
+            began = time.monotonic()
+            with pytest.raises(RequestTimeout) as caught:
+                caller.ask("absent", b"", timeout=0.2)
+            assert 0.2 <= time.monotonic() - began < DEADLINE
+            error = caught.value
+            assert isinstance(error, TimeoutError)
+            assert (error.service, error.endpoint) == ("absent", services.endpoint)
+            assert error.elapsed is not None
+            assert 0.2 <= error.elapsed < DEADLINE
+            assert "is the broker there, and a worker for the service?" in str(error)
+            return error.attempts or 0
+
+        # Where the machine stood still when the second was due there was one.
+        until(lambda: attempts() == 2, "a call of both attempts")
 
     def test_one_that_waits_in_the_queue_has_its_deadline_too(self, make, services):
         caller = make(services.endpoint, max_in_flight=1)
@@ -118,12 +125,13 @@ class TestTimeouts:
 
     def test_it_turns_to_a_broker_that_is_there(self, make, services):
         events: list[Any] = []
-        caller = make([NOBODY, services.endpoint], attempt_timeout=0.2, on_event=events.append)
+        caller = make([NOBODY, services.endpoint], attempt_timeout=0.2, retries=50, on_event=events.append)
         for number in range(5):
             assert caller.ask("echo", b"%d" % number) == [b"%d" % number]
-        # It remembers: only the first call lost an attempt.
-        failed = [event for event in events if isinstance(event, AttemptFailed)]
-        assert [(event.endpoint, event.attempt) for event in failed] == [(NOBODY, 1)]
+        failed = [(event.endpoint, event.attempt) for event in events if isinstance(event, AttemptFailed)]
+        assert failed[0] == (NOBODY, 1)
+        # It remembers, and turns back only from one that on a slow machine was too slow.
+        assert all(before == services.endpoint for (before, _), (after, _) in pairwise(failed) if after == NOBODY)
 
     def test_a_late_reply_is_no_bodys(self, make, services):
         caller = make(services.endpoint, retries=0)
@@ -290,6 +298,11 @@ class TestLeaks:
     ROUNDS = 3
     """What is left of each call is left in every round; what else goes on in this process, only in some."""
 
+    @pytest.fixture(autouse=True)
+    def _unlogged(self, caplog):
+        """pytest keeps what is logged; and the slower a machine, the more lines get through, one a second."""
+        caplog.set_level(logging.CRITICAL, logger="zpatterns")
+
     def measure(self) -> tuple[int, int, int]:
         gc.collect()
         return sys.getallocatedblocks(), len(os.listdir("/dev/fd")), threading.active_count()
@@ -298,8 +311,9 @@ class TestLeaks:
         memory, descriptors, threads = zip(*rounds, strict=True)
         grown = [after - before for before, after in pairwise(memory)]
         assert min(grown) < self.CALLS / 2, f"memory for each call: {grown}"
-        assert descriptors[-1] <= descriptors[0], "descriptors"
-        assert threads[-1] <= threads[0], "threads"
+        # libzmq closes what is behind a closed socket when it comes to it.
+        until(lambda: len(os.listdir("/dev/fd")) <= descriptors[0], "descriptors")
+        until(lambda: threading.active_count() <= threads[0], "threads")
 
     def test_of_the_blocking_client(self, services):
         with Client(services.endpoint, timeout=DEADLINE) as client:

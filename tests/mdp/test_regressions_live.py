@@ -37,7 +37,8 @@ def test_majordomo_heartbeats_do_not_stop_while_a_plain_handler_runs():
     with Peers() as peers:
         broker = peers.socket(zmq.ROUTER)
         port = broker.bind_to_random_port("tcp://127.0.0.1")
-        worker = Worker(f"tcp://127.0.0.1:{port}", service="spin", handler=spin, heartbeat_interval=0.1)
+        # This broker is silent: it is to be believed in for as long as that takes.
+        worker = Worker(f"tcp://127.0.0.1:{port}", service="spin", handler=spin, heartbeat_interval=0.1, liveness=200)
         with serving(worker):
             peer, *ready = broker.recv_multipart()
             assert ready == [b"", b"MDPW01", b"\x01", b"spin"]

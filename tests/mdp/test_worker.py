@@ -64,6 +64,11 @@ def workers(client: Client, service: str = "it") -> int:
     return sum(entry["workers"] for entry in json.loads(listed) if entry["service"] == service)
 
 
+def told(events: list[Event]) -> list[Event]:
+    """What a worker has told, without what it tells on a machine that stands still for a moment."""
+    return [event for event in events if not isinstance(event, LoopStalled)]
+
+
 class Numbers(Worker):
     service = "numbers"
     protocol = "0.2"
@@ -218,6 +223,7 @@ class TestTimeouts:
             client.request("it", b"slow")
         assert caught.value.code == "handler-timeout"
         until(lambda: HandlerTimedOut(b"it", 0.2) in events, "it is told, last of all in the turn")
+        worker._cores[0]._handler_timeout = DEADLINE  # the next is in time, however slow this machine is
         until(lambda: broker.statistics().workers == 0, "the lane has left")
         waiting = in_thread(client.request, "it", b"next")
         until(lambda: broker.statistics().queued == 1, "the next request waits")
@@ -308,7 +314,7 @@ class TestComingAndGoing:
         events: list[Event] = []
         worker = serve(on_event=events.append)
         assert worker.endpoint == broker.endpoint
-        assert events == [ReadySent(broker.endpoint, b"it")]
+        assert told(events) == [ReadySent(broker.endpoint, b"it")]
 
     def test_it_is_back_when_its_broker_is(self, serve, client, broker):
         events: list[Event] = []
@@ -328,11 +334,12 @@ class TestComingAndGoing:
                 Worker(endpoints, service="it", heartbeat_interval=0.1, liveness=2, on_event=events.append)
             )
             assert client.request("it", b"here") == [b"here"]
-            assert worker.endpoint == other.endpoint
-            assert events[0] == ReadySent(NOBODY, b"it")
-            assert isinstance(events[1], BrokerLost)
-            assert events[1].endpoint == NOBODY
-            assert events[2] == ReadySent(other.endpoint, b"it")
+            until(lambda: worker.endpoint == other.endpoint, "it is there, or there again")
+            first, lost, second, *_ = told(events)
+            assert first == ReadySent(NOBODY, b"it")
+            assert isinstance(lost, BrokerLost)
+            assert lost.endpoint == NOBODY
+            assert second == ReadySent(other.endpoint, b"it")
             reactor.stop(worker)
 
     def test_starting_and_stopping_under_load_loses_nothing(self, serve, client, reactor, broker):

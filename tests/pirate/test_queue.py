@@ -144,10 +144,10 @@ def test_a_worker_that_goes_silent_is_replaced(reactor, raw):
     """One that takes a request and is heard no more: the next gets it a lease later."""
     events: list[object] = []
     queue = reactor.start(ParanoidPirateQueue(FREE, FREE, heartbeat_interval=0.1, on_event=events.append))
-    dead = raw.socket(zmq.DEALER, queue.backend)
-    dead.send(b"\x01")
     client = raw.socket(zmq.REQ, queue.frontend)
     client.send(b"hello")
+    dead = raw.socket(zmq.DEALER, queue.backend)
+    dead.send(b"\x01")
     while (frames := dead.recv_multipart()) == [b"\x02"]:
         pass
     assert frames[1:] == [b"", b"hello"]
@@ -161,10 +161,13 @@ def test_workers_that_start_together_have_ids_of_their_own(reactor, kind):
     events: list[object] = []
     queue = reactor.start(KINDS[kind][0](FREE, FREE, on_event=events.append))
     reactor.start(KINDS[kind][1](queue.backend, concurrency=8))
-    until(lambda: queue.statistics().workers == 8, "all are registered")
-    ids = {event.worker for event in events if isinstance(event, WorkerRegistered)}
-    assert len(ids) == 8
-    assert all(id[0] == 0 and len(id) == 5 for id in ids), "the ROUTER's own"
+
+    def ids() -> set[bytes]:
+        return {event.worker for event in events if isinstance(event, WorkerRegistered)}
+
+    until(lambda: len(ids()) == 8, "all are registered")
+    assert queue.statistics().workers == 8
+    assert all(id[0] == 0 and len(id) == 5 for id in ids()), "the ROUTER's own"
 
 
 def test_what_waits_beyond_the_limit_is_refused(reactor, kind, raw):
@@ -255,13 +258,15 @@ def test_events_are_told_on_the_loop():
             FREE,
             FREE,
             heartbeat_interval=0.1,
+            liveness=100,  # so that it is found gone by its connection
             on_event=lambda event: names.add(f"{type(event).__name__} in {threading.current_thread().name}"),
         )
         async with queue:
             async with ParanoidPirateWorker(queue.backend, heartbeat_interval=0.1):
                 await eventually(lambda: queue.statistics().workers, "it registered")
             await eventually(lambda: not queue.statistics().workers, "it left, and was found gone")
-        assert {name.split()[0] for name in names} == {"WorkerRegistered", "WorkerLost"}
+        # LoopStalled is told too, on a machine that stands still for a moment.
+        assert {name.split()[0] for name in names} - {"LoopStalled"} == {"WorkerRegistered", "WorkerLost"}
         assert all(name.endswith("MainThread") for name in names)
 
     asyncio.run(main())
