@@ -160,6 +160,13 @@ class TestEndpoints:
         client.connect(f"tcp://{host}:1")
         assert [link.poll_item().getsockopt(zmq.IPV6) for link in (server, client)] == [is_wanted, is_wanted]
 
+    def test_what_one_endpoint_needs_the_next_is_spared(self, make):
+        """Behind one of IPv6, a name was bound to its IPv6 address."""
+        link = make(SocketKind.ROUTER)
+        with suppress(EndpointError):  # where there is no IPv6
+            link.bind("tcp://[::1]:*")
+        assert link.bind("tcp://localhost:*").startswith("tcp://127.0.0.1:")
+
 
 def test_a_socket_that_cannot_be_opened_is_an_error_of_ours():
     """There may be no descriptor left; here the context has no room."""

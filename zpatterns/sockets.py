@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import random
-import socket as _socket
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import zmq
 
 from zpatterns.core import Frames, PortId, Rng, SendFailure, SocketKind
 from zpatterns.errors import EndpointError, ForkedError, ZPatternsError
+from zpatterns.names import is_only_ipv6, look_up
 from zpatterns.transfer import Transfer, transfer
 from zpatterns.wire import memory_of
 
@@ -144,7 +144,7 @@ def resolve_endpoint(endpoint: str) -> None:
     try:
         host = urlsplit(endpoint).hostname
         if host is not None and host != "*":
-            _socket.getaddrinfo(host, None)
+            look_up(host)
     except (OSError, ValueError) as error:  # ValueError: a name that no resolver would take, such as 'a..b'
         raise EndpointError(
             f"the host of {endpoint!r} cannot be resolved ({getattr(error, 'strerror', None) or error}); "
@@ -244,7 +244,7 @@ class Link:
         """Bind and return the endpoint that others can connect to, with the real port."""
         check_endpoint(endpoint, bind=True)
         try:
-            self._allow_ipv6(endpoint)
+            self._choose_ip(endpoint)
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
             raise EndpointError(
@@ -261,15 +261,17 @@ class Link:
         try:
             if peer_id:
                 self._socket.setsockopt(zmq.CONNECT_ROUTING_ID, peer_id)
-            self._allow_ipv6(endpoint)
+            self._choose_ip(endpoint)
             self._socket.connect(endpoint)
         except zmq.ZMQError as error:
             raise EndpointError(f"cannot connect to {endpoint!r}: {error.strerror}", endpoint=endpoint) from error
 
-    def _allow_ipv6(self, endpoint: str) -> None:
-        # Not for all: names would then be looked up otherwise, and '*' be another address.
-        if endpoint.startswith("tcp://["):
-            self._socket.setsockopt(zmq.IPV6, 1)
+    def _choose_ip(self, endpoint: str) -> None:
+        # Not IPv6 for all: names would then be looked up otherwise, and '*' be another address. And for each endpoint
+        # anew: what the socket had before is not what the next one needs.
+        if endpoint.startswith("tcp://"):
+            host = endpoint[len("tcp://") :].rpartition(":")[0]
+            self._socket.setsockopt(zmq.IPV6, int(host.startswith("[") or (host != "*" and is_only_ipv6(host))))
 
     def subscribe(self, prefix: bytes) -> None:
         self._socket.setsockopt(zmq.SUBSCRIBE, prefix)
