@@ -117,6 +117,17 @@ def test_what_takes_an_interpreter_of_its_own_gets_one(interpreter, command):
     assert forked.stdout == usual.stdout == b"1\n"
 
 
+def test_a_program_ignores_what_it_is_started_to_ignore(interpreter):
+    """As under nohup, and in the background of a script."""
+    code = "import signal; print(signal.getsignal(signal.SIGHUP).name, signal.getsignal(signal.SIGTERM).name)"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        forked, usual = both(interpreter, "-c", code, capture_output=True)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert forked.stdout == usual.stdout == b"SIG_IGN SIG_DFL\n"
+
+
 def test_a_program_is_a_child_like_any_other(interpreter):
     guard = Guard()
     with interpreter.forking():

@@ -116,7 +116,7 @@ def _settings(env: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
 
 def ignored_signals() -> list[int]:
     """Those that a program started from here has to ignore too."""
-    return [number for number in _ENDING if signal.getsignal(number) is signal.SIG_IGN]
+    return [int(number) for number in _ENDING if signal.getsignal(number) is signal.SIG_IGN]
 
 
 def settle(request: Mapping[str, Any]) -> None:
