@@ -16,8 +16,10 @@ from zpatterns.testing import ReservedPort
 PROGRAM = """
 import sys, threading
 sys.path[:0] = {path!r}
-from zpatterns import Reactor
+from zpatterns import Reactor, service
 from zpatterns.mdp import Broker, Client, Worker
+
+service.PEERS_READ = 1.0  # a tenth is too short for the client's thread on a busy machine
 
 def handle(request):
     print("begun", flush=True)

@@ -242,16 +242,22 @@ class TestTheEnd:
 
         run(main())
 
-    def test_what_waits_in_a_queue_is_refused(self):
+    def test_what_waits_in_a_queue_is_refused(self, monkeypatch):
+        monkeypatch.setattr("zpatterns.service.PEERS_READ", 3600.0)  # a slow machine reads for longer than a tenth
+
         async def main():
             broker = await Broker(FREE).start()
             async with AsyncClient(broker.endpoint, retries=0, timeout=DEADLINE) as client:
                 call = asyncio.create_task(client.request("absent", b"waits"))
                 await eventually(lambda: broker.statistics().queued == 1, "it waits")
-                await broker.stop()
+                stopping = asyncio.create_task(broker.stop())
                 with pytest.raises(RemoteError) as caught:
                     await call
                 assert caught.value.code == "503"
+                stopping.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await stopping
+                await broker.stop(drain=0)
 
         run(main())
 
