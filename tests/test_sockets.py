@@ -121,6 +121,13 @@ class TestEndpoints:
         with pytest.raises(EndpointError, match="cannot be resolved"):
             resolve_endpoint("tcp://a..b:5555")
 
+    def test_a_host_of_which_libzmq_finds_no_address(self, monkeypatch):
+        address = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [address])
+        with pytest.raises(EndpointError, match="addresses of IPv6 only; say which"):
+            resolve_endpoint("tcp://six.test:5555")
+        resolve_endpoint("tcp://[::1]:5555")
+
     @pytest.mark.parametrize(
         "endpoint", ["tcp://127.0.0.1:5555", "tcp://[::1]:1", "tcp://localhost:5555", "tcp://*:1", "ipc://anything"]
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import socket as _socket
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ import zmq
 
 from zpatterns.core import Frames, PortId, Rng, SendFailure, SocketKind
 from zpatterns.errors import EndpointError, ForkedError, ZPatternsError
-from zpatterns.names import is_only_ipv6, look_up
 from zpatterns.transfer import Transfer, transfer
 from zpatterns.wire import memory_of
 
@@ -135,22 +135,28 @@ def endpoint_list(endpoints: str | Sequence[str], what: str) -> tuple[str, ...]:
 
 
 def resolve_endpoint(endpoint: str) -> None:
-    """Raise :class:`EndpointError` if the host of a tcp `endpoint` has no address.
+    """Raise :class:`EndpointError` if libzmq would find no address for the host of a tcp `endpoint`.
 
-    libzmq itself would look it up in the background, over and over, without a word.
+    It would look it up in the background, over and over, without a word: a name for an address of IPv4.
     """
     if not endpoint.startswith("tcp://"):
         return
     try:
         host = urlsplit(endpoint).hostname
-        if host is not None and host != "*":
-            look_up(host)
+        if host is None or host == "*":
+            return
+        families = {family for family, *_ in _socket.getaddrinfo(host, None)}
     except (OSError, ValueError) as error:  # ValueError: a name that no resolver would take, such as 'a..b'
         raise EndpointError(
             f"the host of {endpoint!r} cannot be resolved ({getattr(error, 'strerror', None) or error}); "
             "check its spelling and your DNS",
             endpoint=endpoint,
         ) from error
+    if ":" not in host and _socket.AF_INET not in families:
+        raise EndpointError(
+            f"the host of {endpoint!r} has addresses of IPv6 only; say which, as in 'tcp://[ADDRESS]:PORT'",
+            endpoint=endpoint,
+        )
 
 
 def new_context() -> zmq.Context[zmq.Socket[bytes]]:
@@ -270,8 +276,7 @@ class Link:
         # Not IPv6 for all: names would then be looked up otherwise, and '*' be another address. And for each endpoint
         # anew: what the socket had before is not what the next one needs.
         if endpoint.startswith("tcp://"):
-            host = endpoint[len("tcp://") :].rpartition(":")[0]
-            self._socket.setsockopt(zmq.IPV6, int(host.startswith("[") or (host != "*" and is_only_ipv6(host))))
+            self._socket.setsockopt(zmq.IPV6, int(endpoint.startswith("tcp://[")))
 
     def subscribe(self, prefix: bytes) -> None:
         self._socket.setsockopt(zmq.SUBSCRIBE, prefix)
