@@ -159,7 +159,8 @@ class TestServers:
 
     def test_a_slow_server_that_answers_pings_is_sent_a_call_once(self, make, serve, hold):
         server = serve(hold, concurrency=4)
-        caller = make(server.endpoint, attempt_timeout=0.1, retries=20, heartbeat_interval=0.1, liveness=15)
+        # A busy machine has half of an attempt's time for the answer to a PING.
+        caller = make(server.endpoint, attempt_timeout=1.0, retries=20, heartbeat_interval=0.1, liveness=15)
         call = caller.start(b"slow")
         until(lambda: caller.statistics().pings >= 20, "it is asked whether it is there, for longer than its lease")
         assert caller.statistics().attempts == 1
