@@ -85,7 +85,7 @@ class TestNoSignalIsMissed:
         thread = threading.Thread(target=disturb)
         thread.start()
         try:
-            until(lambda: len(over) == balls, "the end of every ball")
+            until(lambda: len(over) == balls, "the end of every ball", 2 * DEADLINE)
         finally:
             stop.set()
             thread.join(DEADLINE)
