@@ -188,8 +188,8 @@ class Session:
         words = shlex.split(command)
         is_server = words[0] == "zpatterns" and words[2:3] in (["broker"], ["queue"], ["server"])
         is_server = is_server or words[0].startswith("zpatterns-")
-        endpoint = None if is_server else self._worker_at(words, command)
-        before = _workers_at(endpoint) if endpoint else 0
+        endpoints = [] if is_server else self._worker_at(words, command)
+        before = {endpoint: _workers_at(endpoint) for endpoint in endpoints}
         self._type(f"{command} >{output} 2>&1 </dev/null & printf '0\\n'", line)
 
         def printed() -> str:
@@ -198,8 +198,13 @@ class Session:
         try:
             if is_server:
                 until(lambda: re.search(r"\bready\b", printed()), f"{command!r} is ready", DEADLINE)
-            elif endpoint:
-                until(lambda: _workers_at(endpoint) > before, f"{command!r} has registered", DEADLINE)
+            elif endpoints:
+                # At the second if the first, on a machine that stood still, was silent for a lease.
+                until(
+                    lambda: any(_workers_at(endpoint) > count for endpoint, count in before.items()),
+                    f"{command!r} has registered",
+                    DEADLINE,
+                )
             if shown:
                 until(
                     lambda: _matches(shown.rstrip() + "...", printed()), f"{command!r} prints what is shown", DEADLINE
@@ -207,17 +212,16 @@ class Session:
         except AssertionError as error:
             raise AssertionError(f"{self._where(line)}: {error}; it printed:\n{printed()}") from None
 
-    def _worker_at(self, words: list[str], command: str) -> str | None:
-        """The broker with which a command that starts a worker will register, or None for any other command."""
+    def _worker_at(self, words: list[str], command: str) -> list[str]:
+        """The brokers with one of which a command that starts a worker will register; none for any other command."""
         text = command
         if words[0] == "python":
             text = (self._work / words[1]).read_text()
             if "Worker" not in text:
-                return None
+                return []
         elif words[:3] != ["zpatterns", "mdp", "worker"]:
-            return None
-        found = _ENDPOINT.search(text)
-        return found[0] if found else self._to_here(DEFAULT_ENDPOINT)
+            return []
+        return _ENDPOINT.findall(text) or [self._to_here(DEFAULT_ENDPOINT)]
 
     # Their surroundings.
 

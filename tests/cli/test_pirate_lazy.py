@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import pytest
@@ -104,7 +105,8 @@ def test_nobody_listening_is_exit_code_4_at_the_timeout(free_port):
     result = request(f"tcp://127.0.0.1:{free_port}", "x", "--timeout", "0.5", "--retries", "1")
     assert result.returncode == 4
     assert 0.5 <= time.monotonic() - begin < 15
-    assert b"(2 attempts); is the server there?" in result.stderr
+    # On a machine that stood still there was no time left for the second.
+    assert re.search(rb"\((1 attempt|2 attempts)\); is the server there\?", result.stderr)
     assert result.stderr.count(b"\n") == 1, result.stderr
 
 

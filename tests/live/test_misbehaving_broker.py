@@ -202,7 +202,8 @@ def test_rubbish_is_dropped_and_counted(caller, broker):
 
 
 def test_rubbish_alone_is_no_answer(make, broker):
-    caller = make(endpoint_of(broker), timeout=0.4, retries=1)
+    # Long enough for the second attempt to come, though the machine stand still for a while.
+    caller = make(endpoint_of(broker), timeout=1.2, retries=1)
     call = caller.start("echo", b"question")
     for _ in range(2):
         client, _ = take(broker)
@@ -214,7 +215,7 @@ def test_rubbish_alone_is_no_answer(make, broker):
     assert caught.value.service == "echo"
     assert caught.value.endpoint == endpoint_of(broker)
     assert caught.value.elapsed is not None
-    assert caught.value.elapsed >= 0.4
+    assert caught.value.elapsed >= 1.2
 
 
 def test_hundreds_of_calls_through_a_broker_of_bad_manners(caller, broker):
@@ -226,7 +227,7 @@ def test_hundreds_of_calls_through_a_broker_of_bad_manners(caller, broker):
     rng = random.Random(7)
     calls: list[Future[list[bytes]]] = []
     held: list[tuple[bytes, bytes]] = []
-    end = time.monotonic() + DEADLINE
+    end = time.monotonic() + 2 * DEADLINE
     while len(calls) < count or not all(call.done() for call in calls):
         assert time.monotonic() < end, "calls without an outcome"
         while len(calls) < count and sum(not call.done() for call in calls) < at_once:
@@ -263,7 +264,7 @@ def test_a_call_that_was_given_up_before_it_left_is_never_sent(make, peer):
             caller.ask("echo", b"given up", timeout=0.3)
         before = caller.statistics().attempts
         still_open = caller.start("echo", b"still open")
-        until(lambda: caller.statistics().attempts == before + 3, "some attempts")
+        until(lambda: caller.statistics().attempts >= before + 3, "some attempts")
         assert sum(link.waiting for link in links(caller)) <= 1, "an attempt that is over must not leave later"
         broker = peer(zmq.ROUTER, bind=port.endpoint)
         client, body = take(broker)
@@ -303,7 +304,7 @@ def test_a_call_that_was_cancelled_before_it_left_is_never_sent(peer):
 
 def test_attempts_come_one_after_another_in_their_windows(make, broker):
     """`retries` more after the first, none before its window has come, and the error at the deadline."""
-    window = 0.3
+    window = 0.6
     caller = make(endpoint_of(broker), timeout=4 * window, retries=3)
     began = time.monotonic()
     call = caller.start("echo", b"question")
@@ -320,7 +321,7 @@ def test_attempts_come_one_after_another_in_their_windows(make, broker):
 
 def test_those_who_fail_together_do_not_come_back_together(make, broker):
     """Second attempts are spread over the first quarter of their window: no storm falls upon a broker that is back."""
-    window = 1.0
+    window = 2.0
     caller = make(endpoint_of(broker), timeout=2 * window, retries=1)
 
     def spread() -> float:
@@ -336,7 +337,7 @@ def test_those_who_fail_together_do_not_come_back_together(make, broker):
             assert call.result(DEADLINE) == [b"%d" % number]
         return max(came) - min(came)
 
-    # 30 draws from 0.25 s lie within 0.1 s of each other once in 10^10 times; but where this thread, or the caller's,
+    # 30 draws from 0.5 s hardly ever lie within 0.1 s of each other; but where this thread, or the caller's,
     # has stood still meanwhile, they come together.
     assert any(spread() > 0.1 for _ in range(4))
 

@@ -43,7 +43,7 @@ async def through_every_fault(load: Load, proxy: TcpProxy, endpoint: str) -> Non
 
 @pytest.mark.parametrize("side", ["clients", "workers"])
 def test_every_call_has_its_own_reply_through_a_network_that_fails_on_the_side_of_the(side):
-    load = Load(timeout=10.0, rate_min=100.0, recovery_max=15.0)
+    load = Load(timeout=10.0, rate_min=25.0, recovery_max=15.0)
     with (
         BackgroundBroker(heartbeat_interval=INTERVAL) as broker,
         BackgroundReactor() as reactor,
