@@ -110,7 +110,7 @@ class TestASlowConsumer:
             taken = [next(parts)]
             (held,) = client._calls.values()
             # Others go on calling, and so do the work for all, meanwhile.
-            until(lambda: client.has_service("flood") and made[0] == 3000, "the flood")
+            until(lambda: client.has_service("flood", timeout=DEADLINE) and made[0] == 3000, "the flood")
             assert len(held.items) < PARTS_MAX + DRAIN_BUDGET
             with pytest.raises(RequestTimeout):
                 taken += list(parts)

@@ -335,11 +335,12 @@ class TestComingAndGoing:
             )
             assert client.request("it", b"here") == [b"here"]
             until(lambda: worker.endpoint == other.endpoint, "it is there, or there again")
-            first, lost, second, *_ = told(events)
-            assert first == ReadySent(NOBODY, b"it")
-            assert isinstance(lost, BrokerLost)
-            assert lost.endpoint == NOBODY
-            assert second == ReadySent(other.endpoint, b"it")
+            turned: list[Any] = told(events)
+            before = turned[: turned.index(ReadySent(other.endpoint, b"it"))]
+            # One that has stood still itself tries the same broker again.
+            assert {(type(event), event.endpoint) for event in before} == {(ReadySent, NOBODY), (BrokerLost, NOBODY)}
+            assert before[0] == ReadySent(NOBODY, b"it")
+            assert isinstance(before[-1], BrokerLost)
             reactor.stop(worker)
 
     def test_starting_and_stopping_under_load_loses_nothing(self, serve, client, reactor, broker):
