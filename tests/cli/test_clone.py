@@ -105,6 +105,15 @@ def test_nobody_listening_is_exit_code_4_at_the_timeout(free_port):
     assert b"gave its map within 0.4 s" in result.stderr
 
 
+def test_a_store_that_is_none_is_exit_code_1_and_left_as_it_is(tmp_path):
+    path = tmp_path / "map.db"
+    path.write_bytes(b"something else")
+    result = invoke("clone", "server", "--bind", "tcp://127.0.0.1:*", "--store", str(path))
+    assert result.returncode == 1
+    assert f"the store {str(path)!r} is damaged and was left as it is" in result.stderr.decode()
+    assert path.read_bytes() == b"something else"
+
+
 def test_a_set_over_a_limit_of_the_server_is_exit_code_1_with_its_code(background):
     server = background.start(CloneServer("tcp://127.0.0.1:*", heartbeat_interval=HEARTBEAT, keys_max=1))
     output(clone(server.endpoint, "set", "/a", "x"))
