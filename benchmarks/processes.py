@@ -49,8 +49,9 @@ class BenchmarkError(Exception):
 def _ending_waits() -> Iterator[Iterable[int]]:
     """Have :data:`ENDING` wait until the block is left; the signals that were blocked before it.
 
-    A child that is not noted yet would be left behind. And Python forks in the block: it only prints what a handler
-    raises while a hook of the fork runs (``os.register_at_fork``; logging has one), and goes on.
+    What is not noted yet would be left behind, and so would the rest while one of them is ended. And Python forks in
+    the block: it only prints what a handler raises while a hook of the fork runs (``os.register_at_fork``; logging has
+    one), and goes on.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
@@ -192,7 +193,8 @@ class Children:
     """The processes of one sample; all are gone when the block is left."""
 
     def __init__(self) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="zpatterns-benchmark-")
+        with _ending_waits():
+            self._directory = tempfile.TemporaryDirectory(prefix="zpatterns-benchmark-")
         self.all: list[Child] = []
         """In the order of their start."""
         # What a user has set for commands of their own is not meant for these.
@@ -210,9 +212,10 @@ class Children:
             for child in self.all:
                 if child.process.poll():
                     error.tell_of(child.fail(f"ended with code {child.process.returncode}"))
-        for child in reversed(self.all):
-            child.kill()
-        self._directory.cleanup()
+        with _ending_waits():
+            for child in reversed(self.all):
+                child.kill()
+            self._directory.cleanup()
 
     def start(self, *command: str, read: bool = False) -> Child:
         """Start a command; see :class:`Child`."""

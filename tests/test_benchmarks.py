@@ -78,6 +78,25 @@ with Children() as children:
 print("it went on")
 """
 
+ENDING = """
+import os
+import signal
+from benchmarks.processes import Child, Children
+from benchmarks.program import end_on_signals
+
+class Ended(Child):
+    def kill(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        super().kill()
+        print(self.process.returncode)
+
+end_on_signals()
+with Children() as children:
+    for _ in range(2):
+        children.start("cat").__class__ = Ended
+print("it went on")
+"""
+
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -308,6 +327,11 @@ def test_a_signal_in_the_middle_of_a_start_is_not_lost():
     """Python prints what is raised in the hooks of a fork, and goes on; a benchmark took that for the end of it."""
     ended = python("-c", FORKING)
     assert (ended.returncode, ended.stdout, ended.stderr) == (128 + signal.SIGTERM, "[['cat']]\n", "")
+
+
+def test_a_signal_while_all_is_ended_leaves_nobody_out():
+    ended = python("-c", ENDING)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (128 + signal.SIGTERM, "-9\n-9\n", "")
 
 
 def test_a_process_that_loses_its_parent_while_it_is_started_ends():
