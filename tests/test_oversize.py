@@ -26,12 +26,12 @@ from zpatterns.pirate import (
     SimplePirateQueue,
     SimplePirateWorker,
 )
-from zpatterns.sockets import SocketSettings
+from zpatterns.sockets import ENVELOPE, SocketSettings
 from zpatterns.testing import BackgroundReactor
 
 ANY = "tcp://127.0.0.1:*"
 NARROW = SocketSettings(frames_max=8)
-TOO_MANY = [b"x"] * 9
+TOO_MANY = [b"x"] * (NARROW.frames_max + ENVELOPE + 1)
 
 
 @pytest.fixture(scope="module")

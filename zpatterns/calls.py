@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias, TypeVar
 
@@ -21,6 +21,7 @@ from zpatterns.driver import Driver, with_oversize
 from zpatterns.errors import ClosedError, ForkedError
 from zpatterns.sockets import ProcessGuard, SocketSettings
 from zpatterns.telemetry import Telemetry
+from zpatterns.wire import to_frames
 
 if TYPE_CHECKING:
     # Who only blocks need not load it: that takes half of a short program's start.
@@ -58,6 +59,7 @@ class Calls:
     ) -> None:
         self._core: Any = core
         self._settings = settings
+        self._body_frames_max = (settings or SocketSettings()).body_frames_max
         self._telemetry = Telemetry(self.source, on_event)
         self._numbers = itertools.count(1)
         self._closed = False
@@ -67,6 +69,13 @@ class Calls:
         self._process.check()
         if self._closed:
             raise ClosedError(f"this {type(self).__name__} was closed; make a new one")
+
+    def _body(self, frames: Sequence[bytes | str]) -> Frames:
+        """Errors: TypeError, and ValueError, for frames that cannot be a body."""
+        body, most = to_frames(frames), self._body_frames_max
+        if len(body) > most:
+            raise ValueError(f"a request of {len(body)} frames; {most} is the most: join some, or raise frames_max")
+        return body
 
     def _counted(self, statistics: S) -> S:
         """The core's `statistics` as they are shown."""

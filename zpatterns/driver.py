@@ -85,6 +85,11 @@ class Driver:
         self._blocked: set[Link] = set()
         self._paused: set[Link] = set()
 
+    @property
+    def body_frames_max(self) -> int:
+        """See :attr:`SocketSettings.body_frames_max`."""
+        return self._settings.body_frames_max
+
     # What a subclass provides.
 
     def now(self) -> float:

@@ -18,7 +18,7 @@ from zpatterns.core import Frames
 from zpatterns.errors import RemoteError
 from zpatterns.reactor import ReactorDriver
 from zpatterns.telemetry import text_of
-from zpatterns.wire import to_frames
+from zpatterns.wire import CODE_TOO_LARGE, to_frames
 
 Body: TypeAlias = bytes | str | Sequence[bytes | str] | None
 """What a call is given and a handler returns: one frame, or several; ``str`` means UTF-8, None one empty frame."""
@@ -183,6 +183,15 @@ class Lane:
         if self._task is not None:
             self._task.cancel()
 
+    def _body(self, value: object) -> Frames:
+        """Errors: TypeError for what is no body, RemoteError for one that nobody would take. In any thread."""
+        frames, most = to_frames(value), self._driver.body_frames_max
+        if len(frames) > most:
+            raise RemoteError(
+                CODE_TOO_LARGE.decode(), f"a reply of {len(frames)} frames; {most} is the most: join some, or stream it"
+            )
+        return frames
+
     # On the loop.
 
     async def _run_async(self, run: int, request: Request) -> None:
@@ -192,13 +201,13 @@ class Lane:
             if isinstance(result, AsyncGeneratorType):
                 try:
                     async for part in result:
-                        driver.call(core.handler_partial, run, to_frames(part), driver.now())
+                        driver.call(core.handler_partial, run, self._body(part), driver.now())
                         await driver.uncongested()
                 finally:
                     await result.aclose()
                 frames = [b""]
             else:
-                frames = to_frames(await result)
+                frames = self._body(await result)
         except asyncio.CancelledError:
             self._tell_failed(run, "cancelled", "the request was cancelled")
         except (KeyboardInterrupt, GeneratorExit):
@@ -243,9 +252,9 @@ class Lane:
             result = self._handler(request)
             if isinstance(result, Generator):
                 final = self._run_generator(run, result)
-                frames = to_frames(final)
+                frames = self._body(final)
             else:
-                frames = to_frames(result)
+                frames = self._body(result)
         except BaseException as error:  # as above
             self._threads.tell(partial(self._tell_error, run, error))
         else:
@@ -255,7 +264,7 @@ class Lane:
         try:
             while self._cancelled not in (run, -1):
                 try:
-                    part = to_frames(next(generator))
+                    part = self._body(next(generator))
                 except StopIteration as stop:
                     return stop.value
                 self._room.acquire()

@@ -40,13 +40,16 @@ _SOCKETS_MAX = 16_384
 _RETRY_FIRST = 0.005
 _RETRY_CAP = 0.1
 
+ENVELOPE = 6
+"""The most frames that our protocols put before a body, as a ROUTER sees them: who sends, for whom, and what it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class SocketSettings:
     """What every socket of ours is given. Durations in seconds, sizes in bytes.
 
     `send_hwm`, `receive_hwm`: messages libzmq holds for a peer. `message_max`: the largest frame taken from a
-    peer, whose connection is cut beyond it. `frames_max`: a message of more frames is dropped.
+    peer, whose connection is cut beyond it. `frames_max`: a message of more frames is dropped, and not sent either.
     `outbox_max`, `outbox_bytes_max`: what is kept for one peer whose libzmq queue is full, or, where a socket has one
     peer, which is not there yet (and then a larger message too, alone);
     `outbox_total_bytes_max`: the same for all peers of a socket together, and each message counts 512 bytes more than
@@ -81,6 +84,11 @@ class SocketSettings:
     reconnect_first: float = 0.1
     reconnect_cap: float = 1.0
     routing_id: bytes = b""
+
+    @property
+    def body_frames_max(self) -> int:
+        """The most frames of a body that far sides with the same settings take."""
+        return max(1, self.frames_max - ENVELOPE)
 
 
 def check_endpoint(endpoint: str, *, bind: bool = False) -> str:
@@ -206,6 +214,7 @@ class Link:
     __slots__ = (
         "_boxed_bytes",
         "_boxes",
+        "_frames_max",
         "_settings",
         "_socket",
         "_transfer",
@@ -235,7 +244,11 @@ class Link:
         self._socket = socket
         self._settings = settings
         self.routed = kind is SocketKind.ROUTER
-        self._transfer: Transfer = transfer(socket, self.routed, settings.frames_max)
+        most, is_dealer = settings.frames_max, kind is SocketKind.DEALER
+        # What a broker has let in comes to a worker with more before it: who asks.
+        self._transfer: Transfer = transfer(socket, self.routed, most + ENVELOPE if is_dealer else most)
+        # More, and its routing id, the far side would drop in silence: a worker would wait for its next request.
+        self._frames_max = most - 1 if is_dealer else None
         self._boxes: dict[bytes, _Outbox] = {}
         self._boxed_bytes = 0
         self.port = port
@@ -312,6 +325,8 @@ class Link:
 
     def send(self, messages: list[Frames], now: float, failures: list[tuple[PortId, Frames, SendFailure]]) -> None:
         """Hand each message to libzmq, or to its peer's outbox, or report it as failed."""
+        if self._frames_max is not None:
+            messages = self._short(messages, self._frames_max, failures)
         hand_over, boxes = self._transfer.send, self._boxes
         at, count = 0, len(messages)
         while at < count:
@@ -324,6 +339,15 @@ class Link:
             if error:
                 self._not_sent(messages[at], begun, error, now, failures)
                 at += 1
+
+    def _short(
+        self, messages: list[Frames], most: int, failures: list[tuple[PortId, Frames, SendFailure]]
+    ) -> list[Frames]:
+        """Those of `messages` that have `most` frames or fewer; the others have failed."""
+        if max(map(len, messages), default=0) <= most:
+            return messages
+        failures += [(self.port, frames, SendFailure.OVERFLOW) for frames in messages if len(frames) > most]
+        return [frames for frames in messages if len(frames) <= most]
 
     def _peer(self, frames: Frames) -> bytes:
         return frames[0] if self.routed else b""

@@ -9,7 +9,6 @@ from zpatterns.calls import AsyncCalls, BlockingCalls, Calls, Start, check_timeo
 from zpatterns.core import Event
 from zpatterns.sockets import SocketSettings, default_rng, endpoint_list
 from zpatterns.timing import Liveness
-from zpatterns.wire import to_frames
 
 _DEFAULTS = ClientOptions()
 
@@ -50,7 +49,7 @@ class _BinaryStar(Calls):
         return self._counted(self._core.statistics())
 
     def _request(self, frames: Sequence[bytes | str], timeout: float | None) -> Start:
-        body, core = to_frames(frames), self._core
+        body, core = self._body(frames), self._core
         check_timeout(timeout)
         return lambda number, now: core.start_call(number, body, now, timeout=timeout)
 

@@ -19,7 +19,6 @@ from zpatterns.freelance.shotgun_core import ShotgunCore
 from zpatterns.freelance.wire import Model
 from zpatterns.sockets import SocketSettings, check_endpoint, default_rng, endpoint_list
 from zpatterns.timing import Liveness
-from zpatterns.wire import to_frames
 
 if TYPE_CHECKING:
     from zpatterns.reactor import ReactorDriver
@@ -85,7 +84,7 @@ class _Freelance(Calls):
         return self._counted(self._core.statistics())
 
     def _request(self, frames: Sequence[bytes | str], timeout: float | None) -> Start:
-        body, core = to_frames(frames), self._core
+        body, core = self._body(frames), self._core
         if self.model == wire.SHOTGUN and len(body) != 1:
             raise ValueError(f"a request of the shotgun model is exactly one frame, and this has {len(body)}")
         check_timeout(timeout)

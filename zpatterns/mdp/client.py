@@ -12,7 +12,6 @@ from zpatterns.errors import RemoteError
 from zpatterns.mdp import wire
 from zpatterns.mdp.client_core import ClientCore, ClientOptions, ClientStatistics
 from zpatterns.sockets import SocketSettings, default_rng, endpoint_list
-from zpatterns.wire import to_frames
 
 Protocol: TypeAlias = Literal["auto", "0.1", "0.2"]
 
@@ -56,13 +55,13 @@ class _Majordomo(Calls):
         return self._counted(self._core.statistics())
 
     def _request(self, service: str, frames: Sequence[bytes | str], timeout: float | None) -> Start:
-        name, body, version = _service_name(service), to_frames(frames), self._version
+        name, body, version = _service_name(service), self._body(frames), self._version
         check_timeout(timeout)
         core = self._core
         return lambda number, now: core.start_call(number, name, body, now, version=version, timeout=timeout)
 
     def _stream(self, service: str, frames: Sequence[bytes | str], timeout: float | None) -> Start:
-        name, body = _service_name(service), to_frames(frames)
+        name, body = _service_name(service), self._body(frames)
         check_timeout(timeout)
         core = self._core
         return lambda number, now: core.start_call(

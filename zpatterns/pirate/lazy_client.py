@@ -9,7 +9,6 @@ from zpatterns.calls_state import CallOptions, ClientStatistics
 from zpatterns.core import Event
 from zpatterns.pirate.lazy_client_core import LazyClientCore
 from zpatterns.sockets import SocketSettings, default_rng, endpoint_list
-from zpatterns.wire import to_frames
 
 _DEFAULTS = CallOptions()
 
@@ -47,7 +46,7 @@ class _LazyPirate(Calls):
         return self._counted(self._core.statistics())
 
     def _request(self, frames: Sequence[bytes | str], timeout: float | None) -> Start:
-        body, core = to_frames(frames), self._core
+        body, core = self._body(frames), self._core
         check_timeout(timeout)
         return lambda number, now: core.start_call(number, body, now, timeout=timeout)
 
