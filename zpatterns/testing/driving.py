@@ -93,6 +93,7 @@ class SimLink(Link):
         self._world = node.world
         self._number = node.world.number()
         self._settings = settings
+        self._frames_max = None  # nothing here is too long for whom it reaches
         self._boxes = {}
         self._boxed_bytes = 0
         self._flushing = False
