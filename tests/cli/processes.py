@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
@@ -17,6 +18,7 @@ from click.testing import CliRunner
 
 from tests.waiting import DEADLINE, until
 from zpatterns.cli import main
+from zpatterns.errors import RemoteError
 
 Result = subprocess.CompletedProcess[bytes]
 
@@ -55,6 +57,18 @@ def invoke(*arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = 
     finally:
         logger.setLevel(level)
     return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout_bytes, result.stderr_bytes)
+
+
+def failing_after(successes: int, method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """`method`, which after so many calls raises what a handler that fails does."""
+    calls = itertools.count()
+
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) >= successes:
+            raise RemoteError("ValueError", "not my day")
+        return await method(*args, **kwargs)
+
+    return call
 
 
 def output(result: Result) -> bytes:

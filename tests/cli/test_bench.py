@@ -7,9 +7,10 @@ import math
 
 import pytest
 
-from tests.cli.processes import Server, invoke, is_alive, output, zpatterns
+from tests.cli.processes import Server, failing_after, invoke, is_alive, output, zpatterns
 from tests.waiting import until
 from zpatterns.cli.bench import percentile
+from zpatterns.mdp import AsyncClient
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.5, 50), (0.9, 90), (0.99, 99), (1.0, 100), (0.0, 1)])
@@ -38,6 +39,17 @@ def test_bench_measures_a_service_that_is_there(endpoint, echo):
     assert b"50 of 64 bytes, 0 failed" in printed
     assert b"requests/s" in printed
     assert b"p99" in printed
+
+
+def test_requests_that_fail_are_counted_and_exit_code_1(endpoint, echo, monkeypatch):
+    monkeypatch.setattr(AsyncClient, "request", failing_after(1 + 4 + 6, AsyncClient.request))
+    # Whether it is there is asked before, and there is a round of four.
+    options = ("--count", "10", "--clients", "1", "--in-flight", "4")
+    result = invoke("mdp", "bench", "--connect", endpoint, "--service", "echo", *options)
+    assert result.returncode == 1
+    assert b"10 of 64 bytes, 4 failed" in result.stdout
+    assert b"4 of 10 requests failed; the first: " in result.stderr
+    assert b"not my day" in result.stderr
 
 
 def test_a_service_that_is_not_there_is_exit_code_3(endpoint):

@@ -11,7 +11,8 @@ import pytest
 
 from tests.cli.processes import Server, invoke, output, ready
 from tests.waiting import until
-from zpatterns.testing import ReservedPort
+from zpatterns.pirate import LazyPirateServer
+from zpatterns.testing import BackgroundReactor, ReservedPort
 
 HANDLERS = """
 from zpatterns.pirate import LazyPirateServer
@@ -143,6 +144,17 @@ def test_what_makes_no_sense_has_its_exit_code_and_no_traceback(arguments, code,
     result = invoke("bstar", *arguments)
     assert result.returncode == code, result.stderr
     assert text in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "said"), [("promote", b"cannot be promoted: so it is"), ("status", b"409: so it is")]
+)
+def test_a_node_that_refuses_is_exit_code_1_with_its_reason(command, said):
+    with BackgroundReactor() as background:
+        node = background.start(LazyPirateServer("tcp://127.0.0.1:*", handler=lambda request: ["409", "so it is"]))
+        result = invoke("bstar", command, "--control", node.endpoint)
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert said in result.stderr
 
 
 @pytest.mark.parametrize("option", ["--local", "--remote", "--control", "--lone-backup-after"])

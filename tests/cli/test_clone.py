@@ -10,10 +10,10 @@ import threading
 
 import pytest
 
-from tests.cli.processes import clean_environment, invoke, output
+from tests.cli.processes import clean_environment, failing_after, invoke, output
 from tests.waiting import DEADLINE, until
 from zpatterns.cli.clone import _change_to_line
-from zpatterns.clone import Change, Clone, CloneServer
+from zpatterns.clone import AsyncClone, Change, Clone, CloneServer
 from zpatterns.testing import BackgroundReactor
 
 HEARTBEAT = 0.05
@@ -145,6 +145,12 @@ def test_what_makes_no_sense_has_its_exit_code_and_no_traceback(shared, argument
     assert text in result.stderr
 
 
+def test_a_server_alone_has_no_other_half():
+    result = invoke("clone", "server", "--peer", "tcp://127.0.0.1:5566")
+    assert result.returncode == 2
+    assert b"--peer is for half of a pair" in result.stderr
+
+
 def test_watching_prints_a_line_a_change_and_ends_with_130_when_interrupted(shared, cold):
     """A process: what it prints must come out at once, into a pipe too."""
     command = [sys.executable, "-m", "zpatterns", "clone", "watch", "/w/", "--connect", shared, "--json"]
@@ -193,6 +199,15 @@ def test_bench_for_people(shared):
     assert b"sets       50 of 64 bytes, 0 failed" in printed
     assert b"sets/s" in printed
     assert b"p99" in printed
+
+
+def test_sets_that_fail_are_counted_by_bench_and_exit_code_1(shared, monkeypatch):
+    monkeypatch.setattr(AsyncClone, "set", failing_after(4 + 6, AsyncClone.set))
+    result = clone(shared, "bench", "--count", "10", "--in-flight", "4")  # a round of four comes before
+    assert result.returncode == 1
+    assert b"10 of 64 bytes, 4 failed" in result.stdout
+    assert b"4 of 10 sets failed; the first: " in result.stderr
+    assert b"not my day" in result.stderr
 
 
 def test_bench_without_a_server_is_exit_code_4(free_port):

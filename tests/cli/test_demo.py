@@ -11,6 +11,8 @@ import pytest
 from tests.cli.processes import Server, invoke, is_alive, output, zpatterns
 from tests.cli.test_bench import children_of
 from tests.waiting import until
+from zpatterns.cli import demonstration
+from zpatterns.cli.demonstration import DemoResult
 
 
 def test_the_demo_loses_nothing_and_says_whom_it_killed(cold):
@@ -51,6 +53,22 @@ def test_however_it_ends_no_worker_is_left_behind(number):
         until(lambda: not any(map(is_alive, workers)), "the workers have ended")
     assert code == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
     assert not any("Traceback" in line for line in demo.lines)
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        (DemoResult(sent=2, answered=1, lost=1, killed=7, recovery=0.1, losses=["request 1: so it is"]), "so it is"),
+        (DemoResult(sent=2, answered=2), "killed"),
+    ],
+    ids=["lost", "nobody killed"],
+)
+def test_a_demo_that_shows_it_otherwise_is_exit_code_1(monkeypatch, options, result, said):
+    monkeypatch.setattr(demonstration, "demonstrate", lambda *_: result)
+    ended = invoke("demo", *options)
+    assert ended.returncode == 1
+    assert said in ended.stdout.decode()
 
 
 def test_one_worker_cannot_be_replaced():
