@@ -122,11 +122,19 @@ class TestEndpoints:
             resolve_endpoint("tcp://a..b:5555")
 
     def test_a_host_of_which_libzmq_finds_no_address(self, monkeypatch):
-        address = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0))
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *_: [address])
+        errors = {"six.test": socket.EAI_NONAME, "busy.test": socket.EAI_AGAIN, "::1": socket.EAI_FAMILY}
+
+        def getaddrinfo(host, _port, family=0):
+            if family == socket.AF_INET and host in errors:
+                raise socket.gaierror(errors[host], "no address of IPv4")
+            # All that is told of ip6-localhost where no family is named, though it is 127.0.0.1 to who asks for IPv4.
+            return [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0))]
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
         with pytest.raises(EndpointError, match="addresses of IPv6 only; say which"):
             resolve_endpoint("tcp://six.test:5555")
-        resolve_endpoint("tcp://[::1]:5555")
+        for host in ("[::1]", "ip6-localhost", "busy.test"):
+            resolve_endpoint(f"tcp://{host}:5555")
 
     @pytest.mark.parametrize(
         "endpoint", ["tcp://127.0.0.1:5555", "tcp://[::1]:1", "tcp://localhost:5555", "tcp://*:1", "ipc://anything"]

@@ -153,18 +153,27 @@ def resolve_endpoint(endpoint: str) -> None:
         host = urlsplit(endpoint).hostname
         if host is None or host == "*":
             return
-        families = {family for family, *_ in _socket.getaddrinfo(host, None)}
+        _socket.getaddrinfo(host, None)
     except (OSError, ValueError) as error:  # ValueError: a name that no resolver would take, such as 'a..b'
         raise EndpointError(
             f"the host of {endpoint!r} cannot be resolved ({getattr(error, 'strerror', None) or error}); "
             "check its spelling and your DNS",
             endpoint=endpoint,
         ) from error
-    if ":" not in host and _socket.AF_INET not in families:
+    if ":" not in host and not _is_of_ipv4(host):
         raise EndpointError(
             f"the host of {endpoint!r} has addresses of IPv6 only; say which, as in 'tcp://[ADDRESS]:PORT'",
             endpoint=endpoint,
         )
+
+
+def _is_of_ipv4(host: str) -> bool:
+    try:
+        # As libzmq asks: a name that /etc/hosts has for ::1 is one for 127.0.0.1 then, and only then.
+        _socket.getaddrinfo(host, None, _socket.AF_INET)
+    except _socket.gaierror as error:
+        return error.errno == _socket.EAI_AGAIN  # which says nothing about it
+    return True
 
 
 def new_context() -> zmq.Context[zmq.Socket[bytes]]:
