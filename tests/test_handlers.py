@@ -16,7 +16,7 @@ from tests.example import ExampleCore, OnReactor
 from tests.waiting import DEADLINE, until
 from zpatterns.core import Frames
 from zpatterns.errors import RemoteError
-from zpatterns.handlers import _PARTS_AHEAD, Lane, Request, Threads, is_stream
+from zpatterns.handlers import _PARTS_AHEAD, Handles, Lane, Request, Threads, is_stream
 from zpatterns.wire import to_frames
 
 REQUEST = Request((b"one", b"two"), "service", b"client")
@@ -262,6 +262,14 @@ class TestKinds:
 
         lanes.run(handler)
         assert threads == [lanes.driven._thread]
+
+
+def test_what_a_subclass_leaves_to_its_base_is_echoed(lanes):
+    class Counting(Handles):
+        def handle(self, request: Request) -> object:
+            return super().handle(request)
+
+    assert lanes.run(Counting()._choose_handler(None)) == [("done", 1, [b"one", b"two"])]
 
 
 class Unusual(BaseException):

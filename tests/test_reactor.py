@@ -215,11 +215,13 @@ class TestTurns:
                     assert got == [b"0", b"1", b"2", b"3"]
                     for number in range(4):
                         driver.call(core.send, "back", [b"%d" % number])
-                    waiting = asyncio.create_task(driver.uncongested())
+                    left, waiting = (asyncio.create_task(driver.uncongested()) for _ in range(2))
                     await asyncio.sleep(0)
                     assert not waiting.done()
+                    left.cancel()
                     driver.close()
                     await waiting
+                    assert left.cancelled()
             finally:
                 driver.close()
                 await reactor.settled()
@@ -246,6 +248,19 @@ class TestOneForAll:
         assert diary == ["a starts", "b starts", "c starts", "c ends", "b ends", "a ends"]
         assert len({id(service.driver._context) for service in services}) == 1, "they share one context"
         assert all(service.core.trace.count("drain") == 1 for service in services)
+
+    def test_one_made_by_hand_is_that_of_the_loop_in_which_a_service_is_started_with_it(self):
+        async def main():
+            reactor, services = Reactor(), [ExampleService(name=name) for name in ("a", "b")]
+            await services[0].start(reactor)
+            await services[1].start()
+            assert reactor.loop is asyncio.get_running_loop()
+            assert Reactor.current() is reactor
+            assert len({id(service.driver._context) for service in services}) == 1
+            for service in services:
+                await service.stop()
+
+        run(main())
 
     def test_when_one_cannot_start_the_others_are_stopped(self):
         diary: list[str] = []

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import zmq
 
+from tests.example import endpoint_of
 from tests.mdp.callers import in_thread
 from tests.waiting import DEADLINE, until
 from zpatterns.core import Event
@@ -206,6 +208,14 @@ class TestLanes:
         serve(handler, concurrency=3)
         calls = [in_thread(client.request, "it", b"%d" % number) for number in range(3)]
         assert [call.result(DEADLINE) for call in calls] == [[b"%d" % number] for number in range(3)]
+
+    def test_what_they_dropped_is_added_up(self, reactor, peer):
+        router = peer(zmq.ROUTER, bind="tcp://127.0.0.1:*")
+        worker = reactor.start(Worker(endpoint_of(router), service="it", concurrency=2, heartbeat_interval=DEADLINE))
+        lanes = [router.recv_multipart()[0] for _ in range(2)]
+        for lane in (*lanes, lanes[0]):
+            router.send_multipart([lane, b"what is this?"])
+        until(lambda: dict(worker.statistics().dropped) == {"invalid": 3}, "both lanes have dropped it")
 
 
 class TestTimeouts:

@@ -236,6 +236,23 @@ class TestEnding:
 
         asyncio.run(main())
 
+    def test_an_interrupt_while_a_call_begins_leaves_nothing_behind(self, monkeypatch):
+        with LazyPirateClient(NOBODY, timeout=DEADLINE) as client:
+            driver = client._open()
+            submit = driver.submit
+
+            def interrupted(work):
+                submit(work)
+                monkeypatch.undo()
+                raise KeyboardInterrupt
+
+            monkeypatch.setattr(driver, "submit", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                client.request("x")
+            statistics = client.statistics()
+            assert (statistics.cancelled, statistics.waiting, statistics.in_flight) == (1, 0, 0)
+            assert client._calls == {}
+
     def test_open_calls_end_with_the_client(self, make, serve, hold):
         caller = make(serve(hold).endpoint)
         calls = [caller.start(b"%d" % number) for number in range(3)]
