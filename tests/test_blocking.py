@@ -272,7 +272,7 @@ class TestClosing:
         context = caller.driver._own_context
         caller.driver.close()
         caller.driver.close()
-        assert context.closed
+        until(lambda: context.closed, "the context was closed")
         with pytest.raises(ClosedError, match="example is closed"):
             caller.driver.submit(lambda: None)
 
@@ -282,7 +282,7 @@ class TestClosing:
         until(lambda: waiters(caller) == 5, "all wait")
         caller.driver.close()
         assert [thread.result() for thread in threads] == [False] * 5
-        assert caller.driver._own_context.closed
+        until(lambda: caller.driver._own_context.closed, "the context was closed")
 
     def test_it_does_not_wait_for_those_who_have_left(self, caller):
         """The last to leave did not say so, and closing took all of its patience, five seconds."""
@@ -309,7 +309,7 @@ class TestClosing:
         for thread in closing:
             thread.result()
         assert not waiting.result()
-        assert caller.driver._own_context.closed
+        until(lambda: caller.driver._own_context.closed, "the context was closed")
 
     def test_events_are_told_to_the_end(self, echo):
         told: list[Any] = []
