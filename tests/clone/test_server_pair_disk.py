@@ -17,7 +17,7 @@ from tests.clone.pair_harness import (
     zpset,
 )
 from tests.clone.server_harness import FIRST, seq
-from zpatterns.clone.server_state import Era
+from zpatterns.clone.server_state import Change, Era
 
 HAS = FIRST + 1000
 """What it has after its copy."""
@@ -55,6 +55,23 @@ def test_a_copy_that_was_served_with_is_written_down_though_the_half_steps_down_
     (copy,) = all_saved(half)
     assert copy.sequence == HAS + 3
     assert half.map == {b"b": b"2"}
+
+
+def test_a_change_that_waits_in_front_of_the_copy_that_was_served_with_is_not_written_any_more():
+    half = following(durable=True)
+    half.give(kvpub(b"a", HAS + 1, HAS, b"1", 1), port="peer-updates")
+    half.give(kvpub(b"b", HAS + 2, HAS + 1, b"2", 2), hugz(HAS + 5), port="peer-updates")
+    half.hear_for(1.0, state(ACTIVE))
+    half.give(kvsync(b"c", HAS + 5, b"5", 5), kthxbai(HAS + 5), port="peer-snapshot")
+    promoted(half)
+    written = []
+    while half.saves:
+        written += half.saves[0].changes
+        half.saved()
+    half.step(half.server.check_invariants)
+    assert half.map == {b"c": b"5"}
+    [copy] = [each for each in written if isinstance(each, Era) and each.store is not None]
+    assert b"b" not in [each.key for each in written[: written.index(copy)] if isinstance(each, Change)]
 
 
 def test_a_comparison_is_with_the_copy_and_not_with_what_was_before_it():

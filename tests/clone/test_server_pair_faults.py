@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from tests.clone.pair_harness import (
     ACTIVE,
     LIFE,
@@ -22,9 +24,9 @@ from tests.clone.pair_harness import (
     zpack,
     zpset,
 )
-from tests.clone.server_harness import seq
+from tests.clone.server_harness import kvset, seq, uuid
 from zpatterns.clone.events import PassiveLags
-from zpatterns.core import Open
+from zpatterns.core import Close, Open
 
 HAS = 6000
 """What a passive half has after its copy."""
@@ -67,6 +69,45 @@ def test_a_half_that_is_stopped_before_the_other_has_a_copy_of_its_map_does_not_
     other.advance(2.5)
     other.request(b"ICANHAZ?", b"")
     assert other.state == "backup waiting", "it waits for the one that has the map"
+
+
+@pytest.mark.parametrize(
+    ("port", "frames", "reason"),
+    [
+        ("peer-updates", kvpub(b"\xff", HAS + 1, HAS), "invalid-key"),
+        ("peer-updates", [b"k", seq(HAS + 1), uuid(1), b"zp=1\n", b"v"], "invalid"),
+        ("peer-updates", [b"k", seq(HAS + 1), b"", b"v"], "invalid"),
+        ("peer-snapshot", kvsync(b"k", HAS + 1), "late"),
+        ("collector", [b"k", b"short", uuid(1), b"", b"v"], "invalid"),
+        ("collector", kvset(b"\xff"), "invalid"),
+        ("collector", kvset(b"k", b"v" * 11), "too-large"),
+    ],
+)
+def test_a_passive_half_drops_and_counts_what_makes_no_sense(port, frames, reason):
+    half = following(kvsync(b"a", HAS), sequence=HAS, value_max=10)
+    half.give(frames, port=port)
+    assert half.server.statistics().dropped == {reason: 1}
+    assert (half.map, half.server.statistics().held) == ({b"a": b"v"}, 0)
+    half.give(kvpub(b"b", HAS + 2, HAS), port="peer-updates")
+    assert half.map == {b"a": b"v", b"b": b"v"}, "and goes on"
+
+
+@pytest.mark.parametrize("pair", [kvsync(b"\xff", HAS), kvsync(b"k", HAS, b"")])
+def test_a_passive_half_takes_no_pair_of_a_snapshot_that_makes_no_sense(pair):
+    half = following(kvsync(b"a", HAS), pair, sequence=HAS)
+    assert half.map == {b"a": b"v"}
+    assert half.server.statistics().dropped == {"invalid-key": 1}
+
+
+def test_what_is_published_while_a_passive_half_fetches_is_kept_once_and_up_to_a_bound():
+    half = Half("backup", keys_max=2)
+    half.hear(state(ACTIVE))
+    half.give(hugz(HAS), port="peer-updates")
+    half.give(kvpub(b"a", HAS + 1, HAS), kvpub(b"a", HAS + 1, HAS), port="peer-updates")
+    assert half.server.statistics().dropped == {"stale": 1}
+    half.give(kvpub(b"b", HAS + 2, HAS + 1), kvpub(b"c", HAS + 3, HAS + 2), port="peer-updates")
+    assert half.server.statistics().dropped == {"stale": 1, "kept-full": 1}
+    assert [type(command) for command in half.asked()][-2:] == [Close, Close], "it begins anew, after a pause"
 
 
 def test_a_sequence_that_leaves_no_room_for_ours_is_not_followed():
