@@ -258,6 +258,24 @@ def test_gaps_one_after_another_are_repaired_at_a_growing_distance():
     assert waits == pytest.approx([0.25, 0.5, 1.0, 2.0])
 
 
+def test_snapshots_that_come_incomplete_one_after_another_are_asked_for_at_a_growing_distance():
+    """Each was asked for at once, as if the client had followed since the last: a storm of whole snapshots."""
+    client = CloneHarness(share=1.0).follow()
+    for _ in range(6):
+        client.later(1.0)
+        client.publish(hugz(10))
+    client.publish(kvpub(b"/a", 13, b"a", "12"))
+    waits = []
+    for _ in range(5):
+        began = client.now
+        assert client.state == "behind"
+        assert client.until(client.core.next_timer() or 0.0) == [[b"ICANHAZ?", b""]]
+        client.take()
+        waits.append(client.now - began)
+        client.answer(kthxbai(10))
+    assert waits == pytest.approx([0.0, 0.25, 0.5, 1.0, 2.0])
+
+
 # Bounds.
 
 

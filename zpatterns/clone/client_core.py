@@ -7,6 +7,7 @@ silent, it turns to the next.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import ClassVar, TypeAlias
 
@@ -330,11 +331,10 @@ class ClientCore:
     def _fall_behind(self, now: float) -> None:
         if not self.replica.is_keeping:
             self.replica.begin()
-        if now - self._following_since >= self._lease:
+        followed, self._following_since = now - self._following_since, math.inf
+        if followed >= self._lease:
             self._backoff.reset()
-            self._due_at = now
-        else:
-            self._due_at = now + self._backoff.delay()
+        self._due_at = now if followed >= self._lease else now + self._backoff.delay()
 
     def _give_up(self, now: float) -> None:
         """Turn to the next server of the list, which may be the same."""
