@@ -21,7 +21,7 @@ class Greeter(LazyPirateServer):
     def handle(self, request):
         return b"hello " + request.body
 """
-QUICK = ("--heartbeat-interval", "0.2")
+QUICK = ("--heartbeat-interval", "0.5")
 
 
 class Pair:
