@@ -309,9 +309,7 @@ class Driver:
 
     def _resume(self) -> None:
         for link in list(self._paused):
-            if link.closed:
-                self._paused.discard(link)
-            elif self.core.wants_to_read(link.port):
+            if self.core.wants_to_read(link.port):
                 link.paused = False
                 self._paused.discard(link)
                 self._schedule(link)

@@ -20,9 +20,6 @@ from zpatterns.reactor import ReactorDriver
 from zpatterns.telemetry import text_of
 from zpatterns.wire import CODE_TOO_LARGE, to_frames
 
-Body: TypeAlias = bytes | str | Sequence[bytes | str] | None
-"""What a call is given and a handler returns: one frame, or several; ``str`` means UTF-8, None one empty frame."""
-
 _PARTS_AHEAD = 64
 """Parts that a generator in a thread may be ahead of the socket."""
 

@@ -126,8 +126,6 @@ class ReactorDriver(Driver):
 
     def _on_timer(self) -> None:
         self._handle = None
-        if self.closed:
-            return
         late = self.now() - self._armed
         if late > _LATE:
             if late > self._stall_threshold:

@@ -310,6 +310,3 @@ class _PairTelemetry(Telemetry):
 
     def error(self, what: str, exc: BaseException, **fields: Any) -> None:
         self._hosted.error(what, exc, **fields)
-
-    def info(self, what: str, **fields: Any) -> None:
-        self._hosted.info(what, **fields)
