@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import threading
@@ -430,18 +431,20 @@ def test_an_async_client_belongs_to_one_loop(server):
 
 
 def test_a_child_after_fork_can_use_nothing_of_it(server):
-    with Clone(server.endpoint, timeout=DEADLINE) as clone:
+    with Clone(server.endpoint, timeout=DEADLINE) as clone, clone.watch() as watch:
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:  # pragma: no cover
             try:
-                clone.get("/a")
-            except ForkedError:
+                for use in (lambda: clone.get("/a"), lambda: watch.get(timeout=0.1)):
+                    with contextlib.suppress(ForkedError):
+                        use()
+                        os.write(writing, b"n")
                 os.write(writing, b"y")
             finally:
                 os._exit(0)
         os.close(writing)
-        assert os.read(reading, 1) == b"y"
+        assert os.read(reading, 3) == b"y"
         os.close(reading)
         os.waitpid(child, 0)
         clone.set("/a", b"1")

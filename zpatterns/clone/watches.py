@@ -14,6 +14,7 @@ from zpatterns.clone.events import WatchOverflowed
 from zpatterns.clone.replica_core import Change
 from zpatterns.core import Event
 from zpatterns.errors import RequestTimeout, WatchOverflow
+from zpatterns.sockets import ProcessGuard
 
 Callback: TypeAlias = Callable[[str, "bytes | None", "bytes | None", int], object]
 """Called with key, old value, new value (None where there is none) and the server's sequence."""
@@ -27,6 +28,7 @@ class _Watched:
         self.lost = 0
         """Changes that nobody took when there were too many; the watch is then over."""
         self._max = max_changes
+        self._process = ProcessGuard("watch")
         self._items: deque[Change] = deque()
         self._closed = False
 
@@ -124,6 +126,7 @@ class AsyncWatch(_Watched):
         return self
 
     async def __anext__(self) -> Change:
+        self._process.check()
         while not self._items:
             if self.lost:
                 raise self._overflow()
@@ -165,8 +168,10 @@ class Watch(_Watched):
     def get(self, timeout: float | None = None) -> Change | None:
         """The next change, or None when there will be none.
 
-        Errors: RequestTimeout when none comes within `timeout` seconds; WatchOverflow.
+        Errors: RequestTimeout when none comes within `timeout` seconds; WatchOverflow; ForkedError in a child, where
+        none would ever come.
         """
+        self._process.check()
         with self._changed:
             most = None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
             if not self._changed.wait_for(lambda: self._items or self._closed, most):
