@@ -344,6 +344,16 @@ def open_descriptors() -> int:
 
 
 class TestStopping:
+    def test_in_a_loop_that_runs_already_it_says_what_to_use(self):
+        async def main() -> None:
+            server = ExampleService(EchoCore())
+            with pytest.raises(RuntimeError, match="use 'async with service:'"):
+                Reactor().run(server)
+            async with server:
+                pass
+
+        asyncio.run(main())
+
     def test_from_another_thread(self):
         service = ExampleService()
         reactor = Reactor()

@@ -253,8 +253,14 @@ class Reactor:
         """Start the services in order and serve until SIGINT, SIGTERM or :meth:`stop`.
 
         Then each finishes what it holds, the last started first, within `drain` seconds in all. A second
-        signal stops at once. Errors: whatever a service's start raises, after the others were stopped.
+        signal stops at once. Errors: whatever a service's start raises, after the others were stopped; RuntimeError
+        where an event loop is running already.
         """
+        if asyncio._get_running_loop() is not None:
+            raise RuntimeError(
+                "an event loop is running here already, as in a notebook: use 'async with service:', or await its "
+                "start() and later its stop(), in the place of run()"
+            )
         asyncio.run(self.serve(*services, drain=drain))
 
     async def serve(self, *services: Runnable, drain: float = 5.0) -> None:
