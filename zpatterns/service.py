@@ -7,11 +7,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
-from zpatterns.core import Command, Event, ServiceCore
+from zpatterns.core import Command, Event, PortId, ServiceCore, SocketKind
 from zpatterns.driver import with_oversize
-from zpatterns.errors import ClosedError
+from zpatterns.errors import ClosedError, EndpointError
 from zpatterns.reactor import Reactor, ReactorDriver
-from zpatterns.sockets import ProcessGuard, SocketSettings
+from zpatterns.sockets import ProcessGuard, SocketSettings, check_endpoint
 from zpatterns.telemetry import Telemetry
 
 S = TypeVar("S")
@@ -191,3 +191,37 @@ class Service:
         finally:
             for driver in self._drivers:
                 driver.after_turn = None
+
+
+class BoundService(Service):
+    """One with a ROUTER that is bound to `endpoints`. Errors: EndpointError for none at all, and for what is none."""
+
+    def __init__(
+        self,
+        endpoints: tuple[str, ...],
+        *,
+        settings: SocketSettings | None,
+        on_event: Callable[[Event], None] | None,
+    ) -> None:
+        if not endpoints:
+            name = type(self).__name__
+            raise EndpointError(f"{name} needs at least one endpoint to bind, such as 'tcp://127.0.0.1:5555'")
+        super().__init__(on_event=on_event)
+        self._settings = settings
+        self._wanted = tuple(check_endpoint(endpoint, bind=True) for endpoint in endpoints)
+        self.endpoints: tuple[str, ...] = ()
+        """What it is bound to, once started, with real ports."""
+
+    @property
+    def endpoint(self) -> str:
+        """The first endpoint; the real one, once bound."""
+        return (self.endpoints or self._wanted)[0]
+
+    def _announcement(self) -> dict[str, Any]:
+        fields: dict[str, Any] = {"endpoint": self.endpoint}
+        if len(self.endpoints) > 1:
+            fields["endpoints"] = self.endpoints
+        return fields
+
+    def _bind(self, driver: ReactorDriver, port: PortId) -> None:
+        self.endpoints = tuple(driver.bind(port, SocketKind.ROUTER, endpoint) for endpoint in self._wanted)

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
-from zpatterns.core import Event, SocketKind
-from zpatterns.errors import EndpointError
+from zpatterns.core import Event
 from zpatterns.mdp.broker_core import PORT, BrokerCore
 from zpatterns.mdp.broker_state import BrokerOptions, BrokerStatistics, OnWorkerLoss
 from zpatterns.mdp.paired_broker_core import PairedBrokerCore
 from zpatterns.reactor import Reactor
-from zpatterns.service import Service
-from zpatterns.sockets import SocketSettings, check_endpoint
+from zpatterns.service import BoundService
+from zpatterns.sockets import SocketSettings
 from zpatterns.timing import Liveness
 
 _DEFAULTS = BrokerOptions()
 
 
-class Broker(Service):
+class Broker(BoundService):
     """Routes requests to workers by service name: 7/MDP and 18/MDP on one socket, 8/MMI built in.
 
     `endpoints`: one or more to bind; ``tcp://127.0.0.1:*`` takes a free port.
@@ -50,11 +49,9 @@ class Broker(Service):
         settings: SocketSettings | None = None,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
-        if not endpoints:
-            raise EndpointError("Broker needs at least one endpoint to bind, such as 'tcp://127.0.0.1:5555'")
         if on_worker_loss not in ("retry", "fail"):
             raise ValueError(f"on_worker_loss must be 'retry' or 'fail', not {on_worker_loss!r}")
-        super().__init__(on_event=on_event)
+        super().__init__(endpoints, settings=settings, on_event=on_event)
         self._core = BrokerCore(
             BrokerOptions(
                 liveness=Liveness(heartbeat_interval, liveness),
@@ -67,25 +64,10 @@ class Broker(Service):
                 on_worker_loss=OnWorkerLoss(on_worker_loss),
             )
         )
-        self._settings = settings
-        self._wanted = tuple(check_endpoint(endpoint, bind=True) for endpoint in endpoints)
-        self.endpoints: tuple[str, ...] = ()
-        """What it is bound to, once started, with real ports."""
-
-    @property
-    def endpoint(self) -> str:
-        """The first endpoint; the real one, once bound."""
-        return (self.endpoints or self._wanted)[0]
 
     def statistics(self) -> BrokerStatistics:
         """Counters since the start and what is held now."""
         return self._counted(self._core.statistics())
-
-    def _announcement(self) -> dict[str, Any]:
-        fields: dict[str, Any] = {"endpoint": self.endpoint}
-        if len(self.endpoints) > 1:
-            fields["endpoints"] = self.endpoints
-        return fields
 
     def _join_pair(self, look: Callable[[float], None]) -> None:
         self._core = PairedBrokerCore(self._core.options)
@@ -98,7 +80,7 @@ class Broker(Service):
             on_command=_no_command,
             stall_threshold=self._core.options.liveness.interval,
         )
-        self.endpoints = tuple(driver.bind(PORT, SocketKind.ROUTER, endpoint) for endpoint in self._wanted)
+        self._bind(driver, PORT)
 
 
 def _no_command(command: object) -> None:
