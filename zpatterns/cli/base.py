@@ -19,6 +19,7 @@ from zpatterns import __version__
 from zpatterns.errors import EndpointError, RequestTimeout, ServiceNotFound, ZPatternsError
 
 EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
 EXIT_NO_SERVICE: Final = 3
 EXIT_NO_ANSWER: Final = 4
 EXIT_BAD_ADDRESS: Final = 5
