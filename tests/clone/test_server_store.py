@@ -8,6 +8,7 @@ import threading
 import pytest
 import zmq
 
+from tests.bstar.live import FREE, PATIENT
 from tests.clone.server_harness import seq, uuid, zpack, zpset
 from tests.waiting import until
 from zpatterns.bstar import BinaryStar
@@ -19,7 +20,7 @@ from zpatterns.core import Event
 from zpatterns.errors import EndpointError, StoreError
 from zpatterns.testing import BackgroundReactor
 
-FREE = "tcp://127.0.0.1:*"
+NOBODY = "tcp://127.0.0.1:1"
 TTL = 3600
 
 
@@ -113,7 +114,7 @@ def test_a_file_in_use_is_refused(background, path):
 def test_a_map_that_was_kept_alone_is_newer_for_a_pair_than_none(background, asker, peer, path):
     first = filled(background, asker, path)
     service = CloneServer(FREE, store=path)
-    half = background.start(BinaryStar(service, primary=True, local=FREE, remote="tcp://127.0.0.1:1"))
+    half = background.start(BinaryStar(service, primary=True, local=FREE, remote=NOBODY, **PATIENT))
     told = bstar_wire.parse(peer(zmq.SUB, connect=half.local, SUBSCRIBE=b"").recv_multipart())
     assert told is not None
     assert told.told.copy == (1, first + 2)
@@ -123,7 +124,7 @@ def test_a_pair_goes_on_under_the_epoch_that_is_kept(background, asker, path):
     epochs: list[int] = []
     for _ in range(3):
         service = CloneServer(FREE, store=path)
-        half = background.start(BinaryStar(service, primary=True, local=FREE, remote="tcp://127.0.0.1:1"))
+        half = background.start(BinaryStar(service, primary=True, local=FREE, remote=NOBODY, **PATIENT))
         background.call(half.promote)
         assert asker(half, zpset(b"a", number=len(epochs) + 1)[1:])[0][2] == b"200"
         epochs.append(background.call(half.statistics).epoch)
