@@ -32,6 +32,9 @@ MEASURE_TIMEOUT = 300.0
 ENDING = (signal.SIGINT, signal.SIGTERM)
 """The signals that end a measurement, as an exception that their handler raises."""
 
+_WAIT = 0.5
+"""Seconds that are waited at once. A signal that comes just before a wait is heard of only when that is over."""
+
 _LIBC = ctypes.CDLL(None)
 _PDEATHSIG = 1
 
@@ -157,8 +160,9 @@ class Child:
         """Wait for more of standard output; False at its end."""
         assert self.process.stdout is not None, "its output goes to the log"
         descriptor = self.process.stdout.fileno()
-        if not select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            raise self.fail("not done in time")
+        while not select.select([descriptor], [], [], _WAIT)[0]:
+            if time.monotonic() > deadline:
+                raise self.fail("not done in time")
         chunk = os.read(descriptor, 65536)
         self._buffer += chunk
         return bool(chunk)

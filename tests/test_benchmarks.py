@@ -78,6 +78,20 @@ with Children() as children:
 print("it went on")
 """
 
+WAITING = """
+import signal
+import threading
+from benchmarks.processes import Children
+from benchmarks.program import end_on_signals
+
+end_on_signals()
+# To another thread than the one that waits: that is not woken.
+threading.Timer(0.1, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM)).start()
+with Children() as children:
+    children.start("cat", read=True).line()
+print("it went on")
+"""
+
 ENDING = """
 import os
 import signal
@@ -327,6 +341,12 @@ def test_a_signal_in_the_middle_of_a_start_is_not_lost():
     """Python prints what is raised in the hooks of a fork, and goes on; a benchmark took that for the end of it."""
     ended = python("-c", FORKING)
     assert (ended.returncode, ended.stdout, ended.stderr) == (128 + signal.SIGTERM, "[['cat']]\n", "")
+
+
+def test_a_signal_that_no_wait_was_woken_by_is_heard_soon():
+    """One that comes just before a wait: that would last until the load is done."""
+    ended = python("-c", WAITING)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (128 + signal.SIGTERM, "", "")
 
 
 def test_a_signal_while_all_is_ended_leaves_nobody_out():

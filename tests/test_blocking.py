@@ -19,6 +19,7 @@ import zmq
 from tests.example import CallerCore, EchoCore, OnReactor, Told, endpoint_of
 from tests.waiting import DEADLINE, until
 from zpatterns.blocking import BlockingDriver, Waiter
+from zpatterns.clone.watches import Watch
 from zpatterns.errors import ClosedError
 from zpatterns.telemetry import Telemetry
 
@@ -379,6 +380,27 @@ def test_ctrl_c_ends_a_wait_and_nothing_else(silent, leads):
         assert process.returncode == 0
 
 
+def interrupted_elsewhere(wait: Callable[[], Any]) -> None:
+    """SIGINT while this thread waits, of which another one is given notice: nothing wakes this one."""
+    over = threading.Event()
+
+    def interrupt() -> None:
+        over.wait(0.1)  # until this one waits, if the machine has time for it
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+
+    def begin_and_wait() -> None:
+        thread.start()
+        wait()
+
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        begin_and_wait()
+    assert time.monotonic() - begun < DEADLINE / 2, "it was heard of when the wait was over"
+    thread.join(DEADLINE)
+
+
 class TestInterrupts:
     """Python may raise KeyboardInterrupt anywhere in the main thread, as the tests are: nothing is left halfway."""
 
@@ -428,6 +450,16 @@ class TestInterrupts:
             caller.do(work)
         assert done == [False]
         other.driver.close()
+
+    def test_what_no_wait_was_woken_by_is_heard_soon(self, caller, echo):
+        """It came just before the wait, or another thread was given it."""
+        interrupted_elsewhere(lambda: caller.wait(lambda: False, DEADLINE))
+        leader = InThread(lambda: caller.wait(lambda: False, DEADLINE))
+        until(lambda: caller.driver._leading, "another one leads")
+        interrupted_elsewhere(lambda: caller.wait(lambda: False, DEADLINE))
+        interrupted_elsewhere(lambda: Watch("", 10).get(DEADLINE))
+        caller.driver.close()
+        assert leader.result() is False
 
     def test_a_program_that_ignores_it_still_does(self, caller, echo):
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import signal
 import socket
 import threading
@@ -21,8 +22,9 @@ from zpatterns.errors import ClosedError
 from zpatterns.sockets import POLLIN, POLLOUT, Link, SocketSettings, default_rng, new_context
 from zpatterns.telemetry import Telemetry
 
-LONGEST_WAIT = 3600.0
-"""Seconds that are waited at once. Locks and polls take no time beyond some bound, and whoever waits looks again."""
+LONGEST_WAIT = 1.0
+"""Seconds that are waited at once; whoever waits looks again. A signal wakes nobody who was just about to wait, nor the
+main thread where another was given it: that late Ctrl-C is then. And locks and polls take no time beyond some bound."""
 
 _SIGINT = int(signal.SIGINT)
 
@@ -87,6 +89,15 @@ class _Interrupts:
 
 
 _interrupts = _Interrupts()
+
+
+def wait_for(condition: threading.Condition, holds: Callable[[], Any], timeout: float | None) -> bool:
+    """``condition.wait_for(holds, timeout)``, but for :data:`LONGEST_WAIT` at once."""
+    end = math.inf if timeout is None else time.monotonic() + timeout
+    while not condition.wait_for(holds, min(LONGEST_WAIT, end - time.monotonic())):
+        if time.monotonic() >= end:
+            return False
+    return True
 
 
 class Waiter:

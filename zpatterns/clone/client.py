@@ -6,7 +6,7 @@ import asyncio
 import threading
 from typing import Self, overload
 
-from zpatterns.blocking import BlockingDriver, Waiter
+from zpatterns.blocking import BlockingDriver, Waiter, wait_for
 from zpatterns.calls import PATIENCE, AsyncCalls, BlockingCalls, Start, check_timeout
 from zpatterns.clone.events import CloneState
 from zpatterns.clone.shared_map import SharedMap, checked_value, sequence_of, whole_ttl
@@ -162,8 +162,7 @@ class Clone(SharedMap, BlockingCalls):
         self._open()
         seconds = self._core.options.sets.timeout if timeout is None else timeout
         with self._changed_state:
-            most = min(seconds, threading.TIMEOUT_MAX)
-            self._changed_state.wait_for(lambda: self.state is CloneState.CONNECTED or self._closed, most)
+            wait_for(self._changed_state, lambda: self.state is CloneState.CONNECTED or self._closed, seconds)
         self._check()
         if self.state is not CloneState.CONNECTED:
             raise self._no_server(seconds)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
+from zpatterns.blocking import wait_for
 from zpatterns.clone.events import WatchOverflowed
 from zpatterns.clone.replica_core import Change
 from zpatterns.core import Event
@@ -173,8 +174,7 @@ class Watch(_Watched):
         """
         self._process.check()
         with self._changed:
-            most = None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
-            if not self._changed.wait_for(lambda: self._items or self._closed, most):
+            if not wait_for(self._changed, lambda: self._items or self._closed, timeout):
                 raise RequestTimeout(f"nothing changed within {timeout:g} s", elapsed=timeout)
             if self._items:
                 return self._items.popleft()
