@@ -240,6 +240,35 @@ def retries_option(default: int | None, default_text: str = "") -> Callable[[F],
     )
 
 
+def request_ttl_option(what: str) -> Callable[[F], F]:
+    """``--request-ttl``; `what` it is that requests wait for."""
+    return click.option(
+        "--request-ttl",
+        metavar="S",
+        type=SECONDS,
+        default=60.0,
+        show_default=True,
+        help=f"Seconds that a request may wait for {what}.",
+    )
+
+
+deliveries_max_option = click.option(
+    "--deliveries-max",
+    metavar="N",
+    type=COUNT,
+    default=3,
+    show_default=True,
+    help="Workers that a request is given to, one after another, when each is lost.",
+)
+echo_option = click.option(
+    "--echo", is_flag=True, help="Answer each request with its own frames (as without --handler)."
+)
+concurrency_option = click.option(
+    "--concurrency", metavar="N", type=COUNT, default=1, show_default=True, help="Requests served at a time."
+)
+handler_timeout_option = click.option(
+    "--handler-timeout", metavar="S", type=SECONDS, help="Seconds after which the caller gets an error."
+)
 protocol_option = click.option(
     "--protocol",
     type=click.Choice(PROTOCOLS),

@@ -15,20 +15,24 @@ from zpatterns.cli.base import (
     COUNT,
     DEFAULT_ENDPOINT,
     EXIT_NO_SERVICE,
-    SECONDS,
     Command,
     Failure,
     Group,
     arguments_checked,
     broker_expected,
     check_endpoints,
+    concurrency_option,
     connect_option,
+    deliveries_max_option,
+    echo_option,
+    handler_timeout_option,
     heartbeat_interval_option,
     json_option,
     liveness_option,
     log_errors_only,
     log_format_option,
     protocol_option,
+    request_ttl_option,
     retries_option,
     service_name,
     timeout_option,
@@ -56,22 +60,8 @@ def mdp() -> None:
 @heartbeat_interval_option
 @liveness_option
 @click.option("--queue-max", metavar="N", type=COUNT, help="Requests that may wait; more are refused.")
-@click.option(
-    "--request-ttl",
-    metavar="S",
-    type=SECONDS,
-    default=60.0,
-    show_default=True,
-    help="Seconds that a request may wait for a worker.",
-)
-@click.option(
-    "--deliveries-max",
-    metavar="N",
-    type=COUNT,
-    default=3,
-    show_default=True,
-    help="Workers that a request is given to, one after another, when each is lost.",
-)
+@request_ttl_option("a worker")
+@deliveries_max_option
 @click.option(
     "--on-worker-loss",
     type=click.Choice(["retry", "fail"]),
@@ -110,15 +100,15 @@ broker.params.append(version_option())
 @mdp.command(cls=Command)
 @click.argument("service", callback=service_name)
 @connect_option
-@click.option("--echo", is_flag=True, help="Answer each request with its own frames (as without --handler).")
+@echo_option
 @click.option(
     "--handler",
     metavar="MODULE:NAME",
     help="A function, coroutine or generator of one request, or a subclass of zpatterns.mdp.Worker.",
 )
 @protocol_option
-@click.option("--concurrency", metavar="N", type=COUNT, default=1, show_default=True, help="Requests served at a time.")
-@click.option("--handler-timeout", metavar="S", type=SECONDS, help="Seconds after which the caller gets an error.")
+@concurrency_option
+@handler_timeout_option
 @heartbeat_interval_option
 @liveness_option
 @log_format_option

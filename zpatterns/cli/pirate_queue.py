@@ -15,7 +15,12 @@ from zpatterns.cli.base import (
     F,
     arguments_checked,
     check_endpoints,
+    concurrency_option,
+    deliveries_max_option,
+    echo_option,
+    handler_timeout_option,
     log_format_option,
+    request_ttl_option,
     version_option,
 )
 
@@ -78,22 +83,8 @@ def _chosen(paranoid: bool, options: Mapping[str, Any]) -> dict[str, Any]:
     help="Seconds after which a request that a worker holds goes to another.  [default: 30; --simple: never]",
 )
 @click.option("--queue-max", metavar="N", type=COUNT, help="Requests that may wait in the queue; more are refused.")
-@click.option(
-    "--request-ttl",
-    metavar="S",
-    type=SECONDS,
-    default=60.0,
-    show_default=True,
-    help="Seconds that a request may wait for a worker.",
-)
-@click.option(
-    "--deliveries-max",
-    metavar="N",
-    type=COUNT,
-    default=3,
-    show_default=True,
-    help="Workers that a request is given to, one after another, when each is lost.",
-)
+@request_ttl_option("a worker")
+@deliveries_max_option
 @log_format_option
 def queue(paranoid: bool, frontend: str, backend: str, log_format: Any, **options: Any) -> None:
     """Run a queue between clients and workers until SIGINT or SIGTERM."""
@@ -120,14 +111,14 @@ queue.params.append(version_option())
     show_default=True,
     help="Backend of the queue; with --paranoid, repeat it for queues to turn to when one fails.",
 )
-@click.option("--echo", is_flag=True, help="Answer each request with its own frames (as without --handler).")
+@echo_option
 @click.option(
     "--handler",
     metavar="MODULE:NAME",
     help="A function, coroutine or generator of one request, or a subclass of the worker's class.",
 )
-@click.option("--concurrency", metavar="N", type=COUNT, default=1, show_default=True, help="Requests served at a time.")
-@click.option("--handler-timeout", metavar="S", type=SECONDS, help="Seconds after which the caller gets an error.")
+@concurrency_option
+@handler_timeout_option
 @_heartbeat_options
 @log_format_option
 def worker(

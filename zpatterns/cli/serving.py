@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from zpatterns.cli.base import COUNT, DEFAULT_ENDPOINT, SECONDS, arguments_checked, log_format_option
+from zpatterns.cli.base import (
+    COUNT,
+    DEFAULT_ENDPOINT,
+    arguments_checked,
+    concurrency_option,
+    echo_option,
+    log_format_option,
+    request_ttl_option,
+)
 
 if TYPE_CHECKING:
     from zpatterns.server import Server
@@ -20,22 +28,13 @@ def handler_options(base: str) -> Callable[[F], F]:
 
     def decorate(function: F) -> F:
         for option in (
-            click.option(
-                "--concurrency",
-                metavar="N",
-                type=COUNT,
-                default=1,
-                show_default=True,
-                help="Requests served at a time.",
-            ),
+            concurrency_option,
             click.option(
                 "--handler",
                 metavar="MODULE:NAME",
                 help=f"A function or coroutine of one request, or a subclass of {base}.",
             ),
-            click.option(
-                "--echo", is_flag=True, help="Answer each request with its own frames (as without --handler)."
-            ),
+            echo_option,
         ):
             function = option(function)
         return function
@@ -49,14 +48,7 @@ def server_options(base: str) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         for option in (
             log_format_option,
-            click.option(
-                "--request-ttl",
-                metavar="S",
-                type=SECONDS,
-                default=60.0,
-                show_default=True,
-                help="Seconds that a request may wait for the handler.",
-            ),
+            request_ttl_option("the handler"),
             click.option(
                 "--queue-max", metavar="N", type=COUNT, help="Requests that may wait for that; more are refused."
             ),
