@@ -85,10 +85,11 @@ from benchmarks.processes import Children
 from benchmarks.program import end_on_signals
 
 end_on_signals()
-# To another thread than the one that waits: that is not woken.
-threading.Timer(0.1, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM)).start()
 with Children() as children:
-    children.start("cat", read=True).line()
+    child = children.start("cat", read=True)
+    # To another thread than the one that waits: that is not woken.
+    threading.Timer(0.1, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM)).start()
+    child.line()
 print("it went on")
 """
 
