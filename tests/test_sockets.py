@@ -215,8 +215,15 @@ class TestOptions:
     def test_a_socket_with_one_peer_finds_out_when_it_is_gone(self, make):
         options = make(SocketKind.DEALER)._socket.getsockopt
         settings = SocketSettings()
-        assert options(zmq.HEARTBEAT_IVL) == settings.ping_interval * 1000
-        assert options(zmq.HEARTBEAT_TIMEOUT) == settings.ping_timeout * 1000
+        assert options(zmq.TCP_KEEPALIVE_IDLE) == options(zmq.TCP_KEEPALIVE_INTVL) == settings.probe_interval
+        assert options(zmq.TCP_KEEPALIVE_CNT) == 3
+        assert options(zmq.TCP_MAXRT) == settings.probe_timeout * 1000
+
+    @pytest.mark.parametrize("kind", SocketKind)
+    def test_none_has_the_heartbeats_of_zmtp(self, make, kind):
+        """libzmq aborts the process when one is due on a connection that was reset while its messages waited to be
+        read: a caller that took its time over a stream did not survive the end of its broker."""
+        assert make(kind)._socket.getsockopt(zmq.HEARTBEAT_IVL) == 0
 
     def test_reconnects_are_drawn(self, make):
         """libzmq doubles its delays without jitter: sockets that lost one server would come back as one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import random
 import socket as _socket
@@ -57,9 +58,11 @@ class SocketSettings:
     `connect_timeout`: a connection that TCP has not made by then is tried anew. TCP itself repeats its SYN after 1, 2,
     4 ... 32 s, and so would find a network that is whole again as much as half a minute later.
     `handshake_timeout`: a connection that has not finished ZMTP's handshake by then is closed.
-    `ping_interval`, `ping_timeout`: ZMTP heartbeats of sockets with one peer, which find half-open connections.
-    `keepalive_idle`, `keepalive_interval`, `keepalive_count`: TCP's own probes, which find them for all sockets.
-    Sockets with many peers have just those: libzmq looks through the timers of all connections at each PONG.
+    `probe_interval`, `probe_timeout`: how sockets with one peer find that their connection is dead at the far end: TCP
+    probes it when it was quiet for so long, and cuts it when nothing was acknowledged for so long.
+    `keepalive_idle`, `keepalive_interval`, `keepalive_count`: the same for sockets with many peers.
+    No socket has ZMTP's heartbeats: libzmq (4.3.5) aborts the process when one is due on a connection that was reset
+    while `receive_hwm` messages waited to be read.
     `routing_id`: how ROUTERs of peers are to know this socket, 1 to 255 bytes of which the first is not zero; empty
     for a name that each of them makes up.
     `reconnect_first`, `reconnect_cap`: libzmq's own reconnects; each socket draws its first delay between half
@@ -76,8 +79,8 @@ class SocketSettings:
     backlog: int = 1024
     connect_timeout: float = 3.0
     handshake_timeout: float = 5.0
-    ping_interval: float = 5.0
-    ping_timeout: float = 15.0
+    probe_interval: float = 5.0
+    probe_timeout: float = 15.0
     keepalive_idle: float = 15.0
     keepalive_interval: float = 5.0
     keepalive_count: int = 3
@@ -459,12 +462,16 @@ def _apply(socket: zmq.Socket[bytes], kind: SocketKind, settings: SocketSettings
     socket.setsockopt(zmq.CONNECT_TIMEOUT, milliseconds(settings.connect_timeout))
     socket.setsockopt(zmq.HANDSHAKE_IVL, milliseconds(settings.handshake_timeout))
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
-    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, max(1, round(settings.keepalive_idle)))
-    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, max(1, round(settings.keepalive_interval)))
-    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, settings.keepalive_count)
     if kind in _ONE_PEER:
-        socket.setsockopt(zmq.HEARTBEAT_IVL, milliseconds(settings.ping_interval))
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, milliseconds(settings.ping_timeout))
+        idle = interval = settings.probe_interval
+        count = math.ceil(settings.probe_timeout / interval)
+        # Keepalive is silent while something waits to be acknowledged. And this takes the place of the count on Linux.
+        socket.setsockopt(zmq.TCP_MAXRT, milliseconds(settings.probe_timeout))
+    else:
+        idle, interval, count = settings.keepalive_idle, settings.keepalive_interval, settings.keepalive_count
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, max(1, round(idle)))
+    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, max(1, round(interval)))
+    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, count)
     first = settings.reconnect_first * (0.5 + rng.random())
     socket.setsockopt(zmq.RECONNECT_IVL, milliseconds(first))
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, milliseconds(max(first, settings.reconnect_cap)))

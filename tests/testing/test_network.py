@@ -250,7 +250,7 @@ def test_lingering_has_an_end():
 
 
 def test_a_short_stop_of_the_network_loses_nothing():
-    bench = Bench(ping_interval=1.0, ping_timeout=3.0)
+    bench = Bench(probe_interval=1.0, probe_timeout=3.0)
     dealer, router, peer = bench.pair()
     bench.network.cut("near", "far")
     for frames in numbered(5):
@@ -262,14 +262,14 @@ def test_a_short_stop_of_the_network_loses_nothing():
     assert take(router) == [[peer, *frames] for frames in numbered(5)]
 
 
-def test_a_long_one_is_noticed_by_zmtps_heartbeats():
-    bench = Bench(ping_interval=1.0, ping_timeout=3.0)
+def test_a_long_one_is_noticed_by_tcps_probes():
+    bench = Bench(probe_interval=1.0, probe_timeout=3.0)
     dealer, router, peer = bench.pair()
     bench.network.cut("near", "far")
     bench.pass_time(5.0)
     dealer.process()
-    assert not dealer.ends, "no PONG came"
-    assert peer in router.by_id, "a ROUTER leaves it to TCP's keepalive"
+    assert not dealer.ends, "nothing was acknowledged"
+    assert peer in router.by_id, "a ROUTER waits longer"
     bench.network.heal("near", "far", 0.0)
     bench.pass_time(8.0)
     router.process()
@@ -304,7 +304,7 @@ def test_a_machine_that_is_back_knows_nothing_of_the_old_connection():
 
 
 def test_a_stopped_process_takes_nothing_and_its_peer_gives_up():
-    bench = Bench(ping_interval=1.0, ping_timeout=3.0)
+    bench = Bench(probe_interval=1.0, probe_timeout=3.0)
     dealer, router, peer = bench.pair()
     bench.far.pause()
     send(dealer, [b"one"])

@@ -89,8 +89,8 @@ class BinaryStarWorld(DirectWorld):
         return SocketSettings(
             send_hwm=draw.pick((2, 5)) if tight else 1000,
             receive_hwm=draw.pick((2, 5)) if tight else 1000,
-            ping_interval=ping,
-            ping_timeout=ping * draw.pick((1.0, 3.0)),
+            probe_interval=ping,
+            probe_timeout=ping * draw.pick((1.0, 3.0)),
             keepalive_idle=lease * draw.pick((0.5, 1.0, 4.0)),
             keepalive_interval=lease * 0.1,
             connect_timeout=lease,

@@ -69,7 +69,7 @@ class Network:
         return (source.name, target.name) in self._cuts
 
     def cut(self, source: str, target: str) -> None:
-        """From now on nothing gets through in this direction; TCP waits, and ZMTP's heartbeats in the end give up."""
+        """From now on nothing gets through in this direction; TCP waits, and in the end gives up."""
         path = (source, target)
         self._cuts[path] = self._cuts.get(path, 0) + 1
         if self._cuts[path] == 1:
@@ -176,8 +176,8 @@ class Network:
                 self.clock.call_later(0.5 * self.chance.random(), self.release, end)
 
     def hush(self, host: Host) -> None:
-        """The process of `host` has been stopped: its peers will hear nothing, not even ZMTP's heartbeats, but its
-        kernel answers TCP's."""
+        """The process of `host` has been stopped: its kernel still answers, but takes no more than it has room
+        for, and who is connected to it alone gives up when that was so for long: here always, as if it were full."""
         since = host.paused_at
         for end in self.ends:
             if end.host is host and not end.gone and end.peer.socket.kind in ONE_PEER:
@@ -222,10 +222,10 @@ class Network:
         return [end for end in self.ends if end.host.name == source and end.peer.host.name == target]
 
     def _watch(self, end: End, still: Callable[[], bool]) -> None:
-        """If `still` holds when ZMTP's or TCP's heartbeats time out, `end` gives its connection up."""
+        """If `still` holds when TCP's probes time out, `end` gives its connection up."""
         settings = end.socket.settings
         if end.socket.kind in ONE_PEER:
-            delay = settings.ping_timeout + settings.ping_interval * self.chance.random()
+            delay = settings.probe_timeout + settings.probe_interval * self.chance.random()
         else:
             delay = settings.keepalive_idle + settings.keepalive_interval * settings.keepalive_count
         self.clock.call_later(delay, self._give_up, end, still, end.received)

@@ -18,7 +18,7 @@ _THROTTLE: Final = 0.001
 """Seconds in which a second send does not look at the commands again (socket_base.cpp, max_command_delay)."""
 
 ONE_PEER = (SocketKind.DEALER, SocketKind.REQ, SocketKind.SUB)
-"""These have ZMTP's heartbeats; the others leave dead connections to TCP's (see SocketSettings)."""
+"""These find dead connections by `probe_interval` and `probe_timeout` (see SocketSettings)."""
 
 ATTACH, READ, WRITE, LOST = range(4)
 """What the io thread tells a socket."""
