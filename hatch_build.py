@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from packaging.tags import Tag, sys_tags
 
 SOURCE = "zpatterns/_frames.c"
 TARGET = "zpatterns/_frames.abi3.so"
@@ -29,6 +30,11 @@ def compile_frames(source: Path, target: Path) -> None:
     made.replace(target)  # never written over: a running process may have it loaded
 
 
+def _is_ours(tag: Tag) -> bool:
+    """Whether `tag` is for Python 3.11 and all later ones, on this system and no family of them."""
+    return (tag.interpreter, tag.abi) == ("cp311", "abi3") and not tag.platform.startswith(("manylinux", "musllinux"))
+
+
 class CompileHook(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         try:
@@ -41,4 +47,4 @@ class CompileHook(BuildHookInterface[Any]):
             return
         build_data["artifacts"].append(TARGET)
         build_data["pure_python"] = False
-        build_data["infer_tag"] = True
+        build_data["tag"] = str(next(filter(_is_ours, sys_tags())))
