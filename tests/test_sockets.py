@@ -219,6 +219,11 @@ class TestOptions:
         assert options(zmq.TCP_KEEPALIVE_CNT) == 3
         assert options(zmq.TCP_MAXRT) == settings.probe_timeout * 1000
 
+    @pytest.mark.parametrize("interval", [0.0, 0.05, 1.0])
+    def test_probes_are_no_more_than_tcp_takes(self, make, interval):
+        options = make(SocketKind.DEALER, probe_interval=interval, probe_timeout=600.0)._socket.getsockopt
+        assert (options(zmq.TCP_KEEPALIVE_IDLE), options(zmq.TCP_KEEPALIVE_CNT)) == (1, 127)
+
     @pytest.mark.parametrize("kind", SocketKind)
     def test_none_has_the_heartbeats_of_zmtp(self, make, kind):
         """libzmq aborts the process when one is due on a connection that was reset while its messages waited to be

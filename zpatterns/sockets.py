@@ -463,8 +463,8 @@ def _apply(socket: zmq.Socket[bytes], kind: SocketKind, settings: SocketSettings
     socket.setsockopt(zmq.HANDSHAKE_IVL, milliseconds(settings.handshake_timeout))
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     if kind in _ONE_PEER:
-        idle = interval = settings.probe_interval
-        count = math.ceil(settings.probe_timeout / interval)
+        idle = interval = max(1.0, settings.probe_interval)  # TCP counts in seconds
+        count = min(math.ceil(settings.probe_timeout / interval), 127)
         # Keepalive is silent while something waits to be acknowledged. And this takes the place of the count on Linux.
         socket.setsockopt(zmq.TCP_MAXRT, milliseconds(settings.probe_timeout))
     else:
