@@ -383,5 +383,6 @@ def with_oversize(statistics: S, drivers: Iterable[Driver]) -> S:
     oversize = sum(driver.oversize for driver in drivers)
     if not oversize:
         return statistics
-    whole: Any = statistics
-    return replace(whole, dropped={**whole.dropped, _OVERSIZE: oversize})  # type: ignore[no-any-return]
+    core: Any = statistics
+    whole: S = replace(core, dropped={**core.dropped, _OVERSIZE: oversize})
+    return whole

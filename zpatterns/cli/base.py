@@ -75,25 +75,24 @@ def _interrupted() -> NoReturn:
     raise click.exceptions.Exit(EXIT_INTERRUPTED)
 
 
-class _Program:
+class _Program(click.Command):
     """What is run by a console script."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         _open_streams()
         # Python looks for garbage once more when it ends: a seventh of a short command's time, and all for nothing.
         atexit.register(gc.freeze)
-        return super().main(*args, **kwargs)  # type: ignore[misc]
+        return super().main(*args, **kwargs)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Read the command line, which takes much of a short command's time."""
         try:
-            context: click.Context = super().make_context(*args, **kwargs)  # type: ignore[misc]
+            return super().make_context(*args, **kwargs)
         except KeyboardInterrupt:
             _interrupted()
-        return context
 
 
-class Command(_Program, click.Command):
+class Command(_Program):
     """A command that turns our errors into messages and exit codes, and tells of its environment variables."""
 
     def invoke(self, ctx: click.Context) -> Any:

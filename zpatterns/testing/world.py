@@ -187,6 +187,10 @@ class World:
         self.network = Network(self.clock, self.chance.fork("network"))
         self.nodes: dict[str, Node] = {}
         self.observers: list[Observer] = []
+        # Called by the links; see Observer.
+        self.read: Callable[[SimLink, Frames], None] = self._tell_read
+        self.asked: Callable[[SimLink, Frames], None] = self._tell_asked
+        self.taken: Callable[[SimLink, Frames], None] = self._tell_taken
         self.violation: Violation | None = None
         self.error: BaseException | None = None
         self.trace: list[tuple[float, str, str, tuple[object, ...]]] | None = [] if trace else None
@@ -241,9 +245,7 @@ class World:
         if self.trace is None and len(self.observers) == 1:
             # The only one who is told of each message is told by the links themselves.
             [observer] = self.observers
-            self.read = observer.read  # type: ignore[method-assign]
-            self.asked = observer.asked  # type: ignore[method-assign]
-            self.taken = observer.taken  # type: ignore[method-assign]
+            self.read, self.asked, self.taken = observer.read, observer.asked, observer.taken
         start = clock.now()
         heal_at = start + self.fault_seconds
         settle_at = heal_at + self.bound
@@ -310,17 +312,17 @@ class World:
         for observer in self.observers:
             observer.opened(link, endpoint)
 
-    def read(self, link: SimLink, frames: Frames) -> None:
+    def _tell_read(self, link: SimLink, frames: Frames) -> None:
         if self.trace is not None:
             self.note(link.sim.name, "read", list(frames))
         for observer in self.observers:
             observer.read(link, frames)
 
-    def asked(self, link: SimLink, frames: Frames) -> None:
+    def _tell_asked(self, link: SimLink, frames: Frames) -> None:
         for observer in self.observers:
             observer.asked(link, frames)
 
-    def taken(self, link: SimLink, frames: Frames) -> None:
+    def _tell_taken(self, link: SimLink, frames: Frames) -> None:
         if self.trace is not None:
             self.note(link.sim.name, "sent", list(frames))
         for observer in self.observers:
